@@ -1,0 +1,2 @@
+//! The `cputrace` command.
+fn main() {}

@@ -1,0 +1,20 @@
+//! What a recording is, in pprof's terms, and nothing else: no I/O, no clock, no serialization.
+//!
+//! Producers (the eBPF and perf pipelines, importers) fill a [`Recording`]; exporters read it.
+//! - [`profile`]: the tables (strings, mappings, functions, locations, stacks) and the samples.
+//! - [`timeline`]: the `/proc` time series beside it.
+//! - [`ledger`]: what was expected, kept and lost.
+//! - [`recording`]: all of it, with the facts about host, targets and sampling.
+
+pub mod ledger;
+pub mod profile;
+pub mod recording;
+pub mod timeline;
+
+pub use ledger::{Ledger, LossReason, StackEnd};
+pub use profile::{
+    BuildId, ElfAddr, Event, Function, FunctionId, Line, Location, LocationId, Mapping, MappingId, MappingKind,
+    Process, ProcessId, Profile, Sample, Source, SourceId, StackId, StringId, Thread, ThreadId, Unit, UnknownReason,
+};
+pub use recording::{Clock, Host, Overhead, Recording, Sampling, Target, Tier};
+pub use timeline::{Point, Timeline};

@@ -1,0 +1,133 @@
+//! A whole recording: the profile, the timelines, the ledger, and the facts about them.
+
+use std::time::{Duration, SystemTime};
+
+use super::{Ledger, Profile, Timeline};
+
+/// The machine.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Host {
+    /// Host name.
+    pub hostname: String,
+    /// Kernel release (`uname -r`).
+    pub kernel: String,
+    /// Machine (`uname -m`).
+    pub arch: String,
+    /// CPU model name.
+    pub cpu_model: String,
+    /// CPUs online.
+    pub cpus: u32,
+    /// Memory.
+    pub memory_kb: u64,
+}
+
+/// What was asked to be recorded.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Target {
+    /// A process and its children.
+    Pid(u32),
+    /// Processes whose name or command line matches.
+    Name(String),
+    /// A control group and those below it.
+    Cgroup(String),
+    /// The whole host.
+    All,
+    /// A command that was started for the recording.
+    Command(Vec<String>),
+}
+
+/// Which of the kernel's facilities the samples came through.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Tier {
+    /// eBPF.
+    Ebpf,
+    /// `perf_event_open` alone.
+    PerfEvent,
+    /// `/proc` alone: a timeline, no stacks.
+    Proc,
+}
+
+impl Tier {
+    /// Its name in trace.json and on the terminal.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ebpf => "ebpf",
+            Self::PerfEvent => "perf_event",
+            Self::Proc => "proc",
+        }
+    }
+}
+
+/// What made the samples' ticks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Clock {
+    /// A hardware counter of CPU cycles.
+    Cycles,
+    /// The kernel's high-resolution timer (`cpu-clock`).
+    CpuClock,
+}
+
+impl Clock {
+    /// perf's name for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cycles => "cycles",
+            Self::CpuClock => "cpu-clock",
+        }
+    }
+}
+
+/// How on-CPU samples were taken.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Sampling {
+    /// Through which facility.
+    pub tier: Tier,
+    /// By which clock; `None` where none ran.
+    pub clock: Option<Clock>,
+    /// Samples a second and CPU that were asked for.
+    pub asked_hz: f64,
+    /// Ticks a second and CPU that came.
+    pub achieved_hz: f64,
+}
+
+/// What the recording itself cost.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Overhead {
+    /// Time in the eBPF programs, by the kernel's own statistics; `None` where they are not to be had.
+    pub bpf_run_time: Option<Duration>,
+    /// How often they ran.
+    pub bpf_runs: u64,
+    /// CPU time of cputrace itself while recording.
+    pub own_cpu: Duration,
+    /// Resident memory of cputrace itself at its highest.
+    pub own_rss_kb: u64,
+    /// Memory of the eBPF maps.
+    pub map_kb: u64,
+}
+
+/// A whole recording.
+#[derive(Clone, Debug)]
+pub struct Recording {
+    /// `trace-YYYYMMDD-HHMMSS`, in UTC.
+    pub session_id: String,
+    /// When it started.
+    pub start: SystemTime,
+    /// How long it lasted.
+    pub duration: Duration,
+    /// The machine.
+    pub host: Host,
+    /// What was asked for.
+    pub targets: Vec<Target>,
+    /// How samples were taken.
+    pub sampling: Sampling,
+    /// The samples.
+    pub profile: Profile,
+    /// `/proc` time series, one a process; the first is the one that the ancestor's fields describe.
+    pub timelines: Vec<Timeline>,
+    /// What was expected, kept and lost.
+    pub ledger: Ledger,
+    /// What the recording cost.
+    pub overhead: Overhead,
+    /// Each feature that was off, in one sentence with the fact and the fix.
+    pub notes: Vec<String>,
+}

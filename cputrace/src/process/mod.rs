@@ -1,0 +1,1 @@
+//! What `/proc` knows: targets, timelines, mappings.

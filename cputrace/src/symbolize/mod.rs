@@ -1,0 +1,1 @@
+//! Names, inlined functions and source lines of locations, through blazesym.

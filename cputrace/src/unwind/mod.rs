@@ -1,0 +1,1 @@
+//! `.eh_frame` compiled to the compact tables that the kernel side searches.

@@ -1,0 +1,2 @@
+//! cputrace's development commands, one file each.
+fn main() {}
