@@ -1,2 +1,13 @@
-//! The wire between cputrace's eBPF program and its userspace.
+//! The wire between cputrace's eBPF program and its userspace: what crosses, and nothing else.
+//!
+//! - [`sample`]: the record that a sample leaves the kernel in.
+//! - [`stat`]: the counters of what happened to each tick of the clock.
+//! - [`config`]: the names and meanings of the program's frozen globals.
+//! - [`unwind`]: the step from one frame to its caller, the same source in the kernel and in host tests.
+//!
+//! Types are `#[repr(C)]` without implicit padding; sizes are asserted, so that a change is a decision.
 #![no_std]
+
+pub mod config;
+pub mod sample;
+pub mod stat;

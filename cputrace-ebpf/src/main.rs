@@ -1,9 +1,21 @@
-//! cputrace's eBPF program.
+//! cputrace's eBPF program. [`program`] has the entry points, a line each; the other modules do one job each.
 #![no_std]
 #![no_main]
+
+mod config;
+mod filter;
+mod maps;
+mod missed;
+mod program;
+mod sample;
+mod stack;
 
 #[cfg(not(test))]
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

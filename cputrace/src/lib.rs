@@ -4,17 +4,29 @@
 //! | --- | --- |
 //! | [`session`] | one recording from attach to detach: the only place that joins the parts |
 //! | [`model`] | a recording in pprof's terms; knows nothing else |
+//! | [`tier`] | the ways to samples: eBPF, perf_event_open, none |
+//! | [`ebpf`] | the eBPF object in the kernel |
+//! | [`source`] | what the numbers mean: one file a kind of event |
+//! | [`collect`] | drains the kernel's buffers |
+//! | [`aggregate`] | samples to a profile |
 //! | [`process`] | targets, `/proc` timelines, mappings |
 //! | [`symbolize`] | names of locations |
 //! | [`export`] | writes a recording in one format |
 //! | [`sink`] | where recordings go |
+//! | [`doctor`] | what the system allows |
 //! | [`cli`] | the command line; the only module that prints |
 
+pub mod aggregate;
 pub mod cli;
+pub mod collect;
+pub mod doctor;
+pub mod ebpf;
 pub mod export;
 pub mod model;
 pub mod process;
 pub mod session;
 pub mod sink;
+pub mod source;
 pub mod symbolize;
+pub mod tier;
 pub mod unwind;

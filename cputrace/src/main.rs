@@ -1,2 +1,7 @@
-//! The `cputrace` command.
-fn main() {}
+//! The `cputrace` command: hands over to `cli` and exits with what it says.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cputrace::cli::run()
+}

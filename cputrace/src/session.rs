@@ -1,8 +1,32 @@
 //! One recording from attach to detach: the only place that joins the parts.
+//!
+//! [`record`] reads as the table of contents. A closed set of events drives its loop: the drain's and the
+//! timeline's due times, the deadline, and what the caller sends ([`Stop`]).
 
-use std::time::Duration;
+use std::collections::HashSet;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant, SystemTime};
 
-use crate::model::{Target, Tier, Timeline};
+use crate::aggregate::Aggregator;
+use crate::collect::{Batch, Event};
+use crate::ebpf::Filter;
+use crate::model::{
+    Ledger, LossReason, MappingId, MappingKind, Overhead, Profile, Recording, Sampling, Target, Tier,
+    Timeline, UnknownReason,
+};
+use crate::process::command::{CommandError, HeldCommand};
+use crate::process::target::{self, Selection, TargetError};
+use crate::process::timeline::Timelines;
+use crate::process::{Change, Mappings, ObjectId, host};
+use crate::source::on_cpu;
+use crate::symbolize::{Code, symbolize};
+use crate::tier::{self, Sampler, Scope, TierError};
+
+/// How often the kernel's buffers are drained.
+const DRAIN_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How often new processes are looked for that match a name or are in a control group of version 1.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// What to record, decided by the caller.
 #[derive(Clone, Debug)]
@@ -34,4 +58,395 @@ pub struct Progress<'a> {
     pub lost: u64,
     /// The timelines so far, one a process.
     pub timelines: &'a [Timeline],
+}
+
+/// The caller wants the recording to end, or not to wait for names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stop;
+
+/// Why a recording ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EndReason {
+    /// The time was over.
+    Duration,
+    /// The caller sent [`Stop`].
+    Stopped,
+    /// All targets are gone.
+    TargetsGone,
+}
+
+/// What a recording brought.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The recording.
+    pub recording: Recording,
+    /// Why it ended.
+    pub end: EndReason,
+}
+
+/// Why there is no recording.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The targets cannot be recorded.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// The wanted tier cannot be used.
+    #[error(transparent)]
+    Tier(#[from] TierError),
+    /// The command does not run.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+}
+
+/// Records until the time is over, the targets are gone, or the caller sends [`Stop`].
+/// A second [`Stop`] gives up on the names that are not looked up yet; what was gathered is returned all the same.
+pub fn record(
+    options: &Options,
+    mut command: Option<&mut HeldCommand>,
+    on_progress: &mut dyn FnMut(&Progress<'_>),
+    stop: &Receiver<Stop>,
+) -> Result<Outcome, SessionError> {
+    let mut session = Session::attach(options, command.as_deref())?;
+    session.start()?;
+    if let Some(command) = command.as_deref_mut() {
+        command.release()?;
+    }
+    let end = session.run(command, on_progress, stop);
+    session.detach();
+    let recording = session.finish(stop);
+    Ok(Outcome { recording, end })
+}
+
+struct Session<'a> {
+    options: &'a Options,
+    sampler: Box<dyn Sampler>,
+    notes: Vec<String>,
+    /// Whether the targets are a set of processes, which can become empty.
+    selection: Selection,
+    /// The processes that are targets now.
+    targets: HashSet<u32>,
+    /// Those of them that may have ended.
+    suspects: Vec<u32>,
+    batch: Batch,
+    mappings: Mappings,
+    aggregator: Aggregator,
+    timelines: Timelines,
+    ledger: Ledger,
+    start: SystemTime,
+    started: Instant,
+    elapsed: Duration,
+    own_cpu_before: Duration,
+}
+
+impl<'a> Session<'a> {
+    /// Finds the targets and attaches to them; the clock does not run yet.
+    fn attach(options: &'a Options, command: Option<&HeldCommand>) -> Result<Self, SessionError> {
+        let own_cpu_before = own_cpu();
+        let target::Resolved { selection, mut pids } = target::resolve(&options.targets)?;
+        pids.extend(command.map(HeldCommand::pid));
+        let filter = match selection {
+            Selection::All => Filter::All,
+            Selection::Cgroup { id, level } => Filter::Cgroup { id, level },
+            Selection::Processes => Filter::Processes { follow_children: options.follow_children },
+        };
+        let scope = Scope { filter, pids: &pids, frequency: options.frequency };
+        let (sampler, notes) = tier::start(options.tier, &scope)?;
+        let mut profile = Profile::new();
+        let source = on_cpu::source(&mut profile, options.frequency);
+        Ok(Self {
+            options,
+            sampler,
+            notes,
+            selection,
+            targets: pids.into_iter().collect(),
+            suspects: Vec::new(),
+            batch: Batch::default(),
+            mappings: Mappings::default(),
+            aggregator: Aggregator::new(profile, source, monotonic_ns()),
+            timelines: Timelines::new(),
+            ledger: Ledger::default(),
+            start: SystemTime::now(),
+            started: Instant::now(),
+            elapsed: Duration::ZERO,
+            own_cpu_before,
+        })
+    }
+
+    /// Starts the clock: from here on every tick counts.
+    fn start(&mut self) -> Result<(), SessionError> {
+        self.sampler.enable()?;
+        (self.start, self.started) = (SystemTime::now(), Instant::now());
+        self.aggregator.start_at(monotonic_ns());
+        self.observe();
+        Ok(())
+    }
+
+    /// Until the recording ends.
+    fn run(
+        &mut self,
+        mut command: Option<&mut HeldCommand>,
+        on_progress: &mut dyn FnMut(&Progress<'_>),
+        stop: &Receiver<Stop>,
+    ) -> EndReason {
+        let deadline = self.options.duration.map(|duration| self.started + duration);
+        let mut drain = Due::every(DRAIN_INTERVAL, self.started);
+        let mut observe = Due::every(self.options.interval, self.started);
+        let mut look = Due::every(LOOK_INTERVAL, self.started);
+        loop {
+            let next = [Some(drain.at), Some(observe.at), deadline].into_iter().flatten().min();
+            let wait = next.map_or(DRAIN_INTERVAL, |next| next.saturating_duration_since(Instant::now()));
+            match stop.recv_timeout(wait) {
+                Ok(Stop) => return EndReason::Stopped,
+                Err(RecvTimeoutError::Timeout) => {}
+                // Nobody can send any more: the other ends still hold.
+                Err(RecvTimeoutError::Disconnected) => std::thread::sleep(wait),
+            }
+            let now = Instant::now();
+            if drain.is_due(now) {
+                self.drain();
+            }
+            if observe.is_due(now) {
+                self.observe();
+                on_progress(&self.progress());
+            }
+            if look.is_due(now) {
+                self.look_for_targets();
+            }
+            if let Some(command) = &mut command {
+                // Takes note of its end, so that it does not stay a zombie.
+                command.try_wait();
+            }
+            if deadline.is_some_and(|deadline| now >= deadline) {
+                return EndReason::Duration;
+            }
+            if self.targets_gone() {
+                return EndReason::TargetsGone;
+            }
+        }
+    }
+
+    /// Stops the clock and takes what is left.
+    fn detach(&mut self) {
+        if let Err(error) = self.sampler.disable() {
+            self.notes.push(error.to_string());
+        }
+        self.elapsed = self.started.elapsed();
+        self.drain();
+        self.observe();
+    }
+
+    /// Takes what the kernel has for us, in order of time.
+    fn drain(&mut self) {
+        self.batch.clear();
+        self.sampler.drain(&mut self.batch);
+        let mut batch = std::mem::take(&mut self.batch);
+        let (events, frames) = batch.in_order();
+        for (time_ns, event) in events {
+            match event {
+                Event::Sample(sample) => {
+                    self.aggregator.add(*time_ns, sample, sample.frames(frames), &mut self.mappings);
+                    self.ledger.samples_kept += 1;
+                    *self.ledger.stacks.entry(sample.end).or_default() += 1;
+                }
+                Event::Change(change) => self.apply(change),
+            }
+        }
+        self.batch = batch;
+    }
+
+    fn apply(&mut self, change: &Change) {
+        match *change {
+            Change::Fork { pid, parent } if self.options.follow_children && self.targets.contains(&parent) => {
+                self.targets.insert(pid);
+            }
+            Change::Exit { pid, .. } if self.targets.contains(&pid) => self.suspects.push(pid),
+            _ => {}
+        }
+        // Without a filter every process matters; with one, only the targets do.
+        if self.selection != Selection::Processes || self.targets.contains(&change.pid()) {
+            self.mappings.apply(change);
+        }
+    }
+
+    fn observe(&mut self) {
+        let pids: Vec<u32> = match self.selection {
+            Selection::Processes => self.targets.iter().copied().collect(),
+            Selection::Cgroup { .. } | Selection::All => target::members(&self.options.targets),
+        };
+        self.timelines.observe(&pids, self.started.elapsed());
+    }
+
+    /// Finds new processes that match, where the kernel's side cannot.
+    fn look_for_targets(&mut self) {
+        // Exits can get lost as other changes can.
+        self.suspects.extend(&self.targets);
+        if self.selection != Selection::Processes {
+            return;
+        }
+        for pid in target::newcomers(&self.options.targets) {
+            if self.targets.insert(pid)
+                && let Err(error) = self.sampler.add_target(pid).and_then(|()| self.sampler.enable())
+            {
+                self.notes.push(format!("process {pid} came later and is not sampled: {error}"));
+            }
+        }
+    }
+
+    fn targets_gone(&mut self) -> bool {
+        for pid in std::mem::take(&mut self.suspects) {
+            if !target::is_alive(pid) && self.targets.remove(&pid) {
+                self.sampler.remove_target(pid);
+            }
+        }
+        self.selection == Selection::Processes && self.targets.is_empty()
+    }
+
+    fn progress(&self) -> Progress<'_> {
+        Progress {
+            elapsed: self.started.elapsed(),
+            duration: self.options.duration,
+            samples: self.ledger.samples_kept,
+            lost: self.batch.lost_samples + self.batch.bad_records,
+            timelines: self.timelines.timelines(),
+        }
+    }
+
+    /// Looks up names and puts the recording together.
+    fn finish(mut self, stop: &Receiver<Stop>) -> Recording {
+        let sampling = self.close_ledger();
+        let overhead = self.overhead();
+        let (mut profile, objects) = self.aggregator.finish();
+        let mappings = &self.mappings;
+        let code = |mapping: MappingId| objects.get(&mapping).map_or(Code::Missing(UnknownReason::Unmapped), |&object| code(mappings, object));
+        let stopped = || stop.try_recv().is_ok();
+        symbolize(&mut profile, &code, &stopped);
+        Recording {
+            session_id: session_id(self.start),
+            start: self.start,
+            duration: self.elapsed,
+            host: host::host(),
+            targets: self.options.targets.clone(),
+            sampling,
+            profile,
+            timelines: self.timelines.finish(),
+            ledger: self.ledger,
+            overhead,
+            notes: self.notes,
+        }
+    }
+
+    /// Enters what the kernel's side counted.
+    fn close_ledger(&mut self) -> Sampling {
+        let ticks = self.sampler.ticks().unwrap_or_else(|error| {
+            self.notes.push(format!("the ledger is incomplete: {error}"));
+            tier::Ticks::default()
+        });
+        let tier::Ticks { clock, expected, seen, idle, filtered, lost } = ticks;
+        self.ledger.ticks_expected = expected;
+        self.ledger.ticks = seen;
+        self.ledger.ticks_idle = idle;
+        self.ledger.ticks_filtered = filtered;
+        self.ledger.samples_lost = lost;
+        self.ledger.samples_lost.insert(LossReason::BadRecord, self.batch.bad_records);
+        if self.batch.lost_changes > 0 {
+            self.notes.push(format!(
+                "{} changes of processes were not reported by the kernel: some frames may lie in no known mapping",
+                self.batch.lost_changes
+            ));
+        }
+        let missed = self.ledger.samples_lost.get(&LossReason::ClockMissed).copied().unwrap_or(0);
+        let wanted = self.ledger.samples_expected();
+        let came = if wanted == 0 { 1.0 } else { (wanted - missed) as f64 / wanted as f64 };
+        let asked_hz = f64::from(self.options.frequency);
+        Sampling { tier: self.sampler.tier(), clock, asked_hz, achieved_hz: asked_hz * came }
+    }
+
+    fn overhead(&self) -> Overhead {
+        let run_time = self.sampler.bpf_run_time();
+        Overhead {
+            bpf_run_time: run_time.map(|(time, _)| time),
+            bpf_runs: run_time.map_or(0, |(_, runs)| runs),
+            own_cpu: own_cpu().saturating_sub(self.own_cpu_before),
+            own_rss_kb: own_peak_rss_kb(),
+            map_kb: crate::ebpf::map_kb(),
+        }
+    }
+}
+
+/// Where the code of an object can be read.
+fn code(mappings: &Mappings, id: ObjectId) -> Code {
+    let object = mappings.object(id);
+    match (object.kind, &object.file) {
+        (MappingKind::Kernel, _) => Code::Kernel,
+        (MappingKind::File, Some((file, _))) => Code::Elf { file: file.clone() },
+        (MappingKind::File, None) => Code::Missing(UnknownReason::FileGone),
+        (MappingKind::Vdso, _) => Code::Vdso,
+        (MappingKind::Anonymous, _) => Code::Missing(UnknownReason::NoJitInfo),
+        (MappingKind::Unmapped, _) if id == ObjectId::PROCESS_GONE => Code::Missing(UnknownReason::ProcessGone),
+        (MappingKind::Unmapped, _) => Code::Missing(UnknownReason::Unmapped),
+    }
+}
+
+/// A time that comes again and again; one that was slept through is not made up for.
+struct Due {
+    every: Duration,
+    at: Instant,
+}
+
+impl Due {
+    fn every(every: Duration, start: Instant) -> Self {
+        Self { every, at: start + every }
+    }
+
+    fn is_due(&mut self, now: Instant) -> bool {
+        let due = now >= self.at;
+        if due {
+            self.at = (self.at + self.every).max(now);
+        }
+        due
+    }
+}
+
+/// `trace-YYYYMMDD-HHMMSS`, in UTC.
+fn session_id(start: SystemTime) -> String {
+    let start = time::OffsetDateTime::from(start);
+    let (date, time) = (start.date(), start.time());
+    format!(
+        "trace-{:04}{:02}{:02}-{:02}{:02}{:02}",
+        date.year(),
+        u8::from(date.month()),
+        date.day(),
+        time.hour(),
+        time.minute(),
+        time.second()
+    )
+}
+
+/// CLOCK_MONOTONIC, as the kernel's side stamps its samples.
+fn monotonic_ns() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: fills in the struct given; this clock is always there.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
+}
+
+/// CPU time of this process so far.
+fn own_cpu() -> Duration {
+    let usage = own_usage();
+    let duration = |time: libc::timeval| {
+        Duration::from_secs(time.tv_sec.cast_unsigned()) + Duration::from_micros(time.tv_usec.cast_unsigned())
+    };
+    duration(usage.ru_utime) + duration(usage.ru_stime)
+}
+
+fn own_peak_rss_kb() -> u64 {
+    own_usage().ru_maxrss.cast_unsigned()
+}
+
+fn own_usage() -> libc::rusage {
+    // SAFETY: all zeros is a valid rusage.
+    let mut usage = unsafe { std::mem::zeroed::<libc::rusage>() };
+    // SAFETY: fills in the struct given; RUSAGE_SELF is always there.
+    unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut usage) };
+    usage
 }

@@ -1,1 +1,68 @@
 //! The command line; the only module that prints.
+//!
+//! One file a command: [`record`], [`report`], [`doctor`]. [`live`] is what is shown while recording, [`summary`] what
+//! is shown at the end, [`duration`] how times are typed.
+
+mod doctor;
+mod duration;
+mod live;
+mod record;
+mod report;
+mod summary;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Where a process spends its time, on the CPU and off it, and why.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    about,
+    args_conflicts_with_subcommands = true,
+    after_help = "Without a command, `record` is meant: cputrace --pid 1234 --duration 10 --out trace.json"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    record: record::Args,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Record processes, a control group, the whole host, or a command.
+    Record(record::Args),
+    /// Show the summary of a trace.json.
+    Report(report::Args),
+    /// Say what this system allows, what that means, and how to change it.
+    Doctor(doctor::Args),
+}
+
+/// Parses the command line and does what it says.
+pub fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // A closed stdout is no reason to panic.
+            let _ = error.print();
+            return ExitCode::from(error.exit_code() as u8);
+        }
+    };
+    let done = match cli.command {
+        Some(Command::Record(args)) => record::run(&args),
+        None => record::run(&cli.record),
+        Some(Command::Report(args)) => report::run(&args),
+        Some(Command::Doctor(args)) => Ok(doctor::run(&args)),
+    };
+    done.unwrap_or_else(|error| {
+        say(&format!("cputrace: {error:#}"));
+        record::exit_code_of(&error)
+    })
+}
+
+/// A line on standard error; if nobody reads it, it is not missed.
+fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}

@@ -1,9 +1,15 @@
 //! Formats: each exporter writes a [`Recording`] in one of them. Destinations are `sink`'s.
 //!
 //! A new format is one file here and its line in [`EXPORTERS`]; the command line's help, the file
-//! extensions and the fixture test follow from the registry.
+//! endings and the fixture test follow from the registry.
+
+pub mod flamegraph;
+pub mod folded;
+pub mod pprof;
+pub mod trace_json;
 
 use std::io::{self, Write};
+use std::path::Path;
 
 use crate::model::Recording;
 
@@ -14,7 +20,7 @@ pub trait Exporter: Sync {
     /// What it is, in a few words, for `--help`.
     fn description(&self) -> &'static str;
     /// File name endings that mean this format, the preferred one first: `pb.gz`.
-    fn extensions(&self) -> &'static [&'static str];
+    fn endings(&self) -> &'static [&'static str];
     /// MIME type.
     fn content_type(&self) -> &'static str;
     /// Writes the recording. Only `out` can fail.
@@ -22,4 +28,39 @@ pub trait Exporter: Sync {
 }
 
 /// All formats.
-pub const EXPORTERS: &[&dyn Exporter] = &[];
+pub const EXPORTERS: &[&dyn Exporter] =
+    &[&trace_json::TraceJson, &flamegraph::Flamegraph, &folded::Folded, &pprof::Pprof];
+
+/// A format that there is not.
+#[derive(Debug, thiserror::Error)]
+pub enum FormatError {
+    /// By its name.
+    #[error("there is no format {0:?}: {names}", names = list(|exporter| exporter.name()))]
+    Name(String),
+    /// By a file's ending.
+    #[error("{0:?} has no ending of a known format: {endings}", endings = list(|exporter| exporter.endings()[0]))]
+    Ending(String),
+}
+
+fn list(what: fn(&dyn Exporter) -> &'static str) -> String {
+    let all: Vec<_> = EXPORTERS.iter().map(|exporter| what(*exporter)).collect();
+    format!("known are {}", all.join(", "))
+}
+
+/// The format with a name.
+pub fn by_name(name: &str) -> Result<&'static dyn Exporter, FormatError> {
+    let found = EXPORTERS.iter().find(|exporter| exporter.name() == name);
+    found.copied().ok_or_else(|| FormatError::Name(name.to_owned()))
+}
+
+/// The format that a file's ending means; `.gz` and `.zst` behind it are the sink's.
+pub fn by_path(path: &Path) -> Result<&'static dyn Exporter, FormatError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let plain = name.strip_suffix(".gz").or_else(|| name.strip_suffix(".zst")).unwrap_or(&name);
+    let has = |exporter: &&&dyn Exporter| {
+        let mut endings = exporter.endings().iter();
+        endings.any(|ending| [&*name, plain].iter().any(|name| name.ends_with(&format!(".{ending}"))))
+    };
+    let found = EXPORTERS.iter().find(has);
+    found.copied().ok_or_else(|| FormatError::Ending(name.into_owned()))
+}

@@ -9,7 +9,8 @@ pub enum LossReason {
     RingBufferFull,
     /// The CPU's scratch record was in use by an interrupted program.
     ScratchBusy,
-    /// The clock did not fire when it should have (throttled, or interrupts were off).
+    /// The clock did not fire when it should have: throttled, interrupts were off, or the host of a virtual
+    /// machine ran something else. Counted by the gap before the target's next sample on the CPU.
     ClockMissed,
     /// A record that could not be read.
     BadRecord,
@@ -80,6 +81,8 @@ impl StackEnd {
 pub struct Ledger {
     /// How often the sampling clock should have fired, on all CPUs: enabled time divided by the period.
     pub ticks_expected: u64,
+    /// How often it did.
+    pub ticks: u64,
     /// Of these, on an idle CPU.
     pub ticks_idle: u64,
     /// Of these, in a task that is not a target.
@@ -93,9 +96,11 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// The samples that the targets should have yielded.
+    /// The samples that the targets should have yielded: the ticks that hit them, and those that the clock
+    /// missed while they ran.
     pub fn samples_expected(&self) -> u64 {
-        self.ticks_expected.saturating_sub(self.ticks_idle + self.ticks_filtered)
+        let missed = self.samples_lost.get(&LossReason::ClockMissed).copied().unwrap_or(0);
+        self.ticks.saturating_sub(self.ticks_idle + self.ticks_filtered) + missed
     }
 
     /// All losses together.

@@ -131,6 +131,8 @@ pub enum UnknownReason {
     NoJitInfo,
     /// The file could not be opened when its symbols were wanted.
     FileGone,
+    /// The file's symbols cannot be read.
+    Damaged,
     /// The file has no symbol table.
     NoSymbols,
     /// The file has symbols, none of them at this address.
@@ -142,6 +144,19 @@ pub enum UnknownReason {
 }
 
 impl UnknownReason {
+    /// All of them.
+    pub const ALL: &[Self] = &[
+        Self::NotSymbolized,
+        Self::Unmapped,
+        Self::NoJitInfo,
+        Self::FileGone,
+        Self::Damaged,
+        Self::NoSymbols,
+        Self::NotInSymbolTable,
+        Self::KernelRestricted,
+        Self::ProcessGone,
+    ];
+
     /// A few words for the reader.
     pub fn describe(self) -> &'static str {
         match self {
@@ -149,6 +164,7 @@ impl UnknownReason {
             Self::Unmapped => "not in any mapping",
             Self::NoJitInfo => "JIT code without a perf map",
             Self::FileGone => "file gone",
+            Self::Damaged => "file damaged",
             Self::NoSymbols => "no symbols in file",
             Self::NotInSymbolTable => "not in symbol table",
             Self::KernelRestricted => "kernel symbols hidden",
@@ -362,6 +378,11 @@ impl Profile {
         id
     }
 
+    /// The process with this id, if it was seen.
+    pub fn process_by_pid(&self, pid: u32) -> Option<ProcessId> {
+        self.process_ids.ids.get(&pid).copied()
+    }
+
     /// The id of a thread; a later name replaces an earlier one.
     pub fn thread(&mut self, process: ProcessId, tid: u32, name: &str) -> ThreadId {
         let name = self.string(name);
@@ -392,8 +413,9 @@ impl Profile {
             self.samples.push(Sample { thread, source, stack, count: 0, value: 0, events: Vec::new() });
         }
         let sample = &mut self.samples[row];
-        sample.count += count;
-        sample.value += value;
+        // Saturating: a file that is read back may say anything.
+        sample.count = sample.count.saturating_add(count);
+        sample.value = sample.value.saturating_add(value);
         sample.events.extend(event);
     }
 

@@ -86,7 +86,7 @@ pub struct Sampling {
     pub clock: Option<Clock>,
     /// Samples a second and CPU that were asked for.
     pub asked_hz: f64,
-    /// Ticks a second and CPU that came.
+    /// Ticks that came, a second of CPU time of the targets.
     pub achieved_hz: f64,
 }
 

@@ -1,1 +1,20 @@
-//! What `/proc` knows: targets, timelines, mappings.
+//! What `/proc` knows of processes.
+//!
+//! - [`target`]: which processes a target means.
+//! - [`command`]: a command that is held until the recording has attached to it.
+//! - [`timeline`]: CPU, memory and threads over time.
+//! - [`change`]: what can happen to a process.
+//! - [`mappings`]: which file an address lies in, and where in that file.
+//! - [`elf`]: what an address needs to know of an ELF file.
+//! - [`host`]: facts about the machine.
+
+pub mod change;
+pub mod command;
+pub mod elf;
+pub mod host;
+pub mod mappings;
+pub mod target;
+pub mod timeline;
+
+pub use change::{Change, FileId, Region};
+pub use mappings::{Mappings, Object, ObjectId, Place};

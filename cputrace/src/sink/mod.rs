@@ -1,1 +1,5 @@
-//! Destinations of recordings.
+//! Destinations of recordings. Formats are `export`'s.
+//!
+//! - [`file`]: a file, or standard output.
+
+pub mod file;

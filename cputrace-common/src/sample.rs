@@ -1,0 +1,73 @@
+//! The record that a sample leaves the kernel in.
+
+/// Kernel frames kept of one sample (`PERF_MAX_STACK_DEPTH` of the kernel).
+pub const MAX_KERNEL_FRAMES: usize = 127;
+
+/// User frames kept of one sample.
+pub const MAX_USER_FRAMES: usize = 512;
+
+/// Starts each record in the ring buffer; `kernel_frames` and then `user_frames` addresses of
+/// 8 bytes follow it, leaf first.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SampleHeader {
+    /// `bpf_ktime_get_ns`: CLOCK_MONOTONIC.
+    pub time_ns: u64,
+    /// Process id.
+    pub tgid: u32,
+    /// Thread id.
+    pub tid: u32,
+    /// On which CPU.
+    pub cpu: u32,
+    /// How many kernel addresses follow.
+    pub kernel_frames: u16,
+    /// How many user addresses follow them.
+    pub user_frames: u16,
+    /// How the user stack ended: an [`End`] as a number.
+    pub end: u32,
+    /// Unused, 0.
+    pub reserved: u32,
+    /// The thread's name, padded by zeros.
+    pub comm: [u8; 16],
+}
+
+const _: () = assert!(size_of::<SampleHeader>() == 48);
+
+/// How the unwinding of a user stack ended.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// There is no user stack: a kernel thread.
+    NoUserStack = 0,
+    /// At the end of the stack, known from its marker.
+    Complete = 1,
+    /// At the limit of frames.
+    Truncated = 2,
+    /// In code without unwind information.
+    NoUnwindInfo = 3,
+    /// In a file whose table is not loaded (yet).
+    TableNotReady = 4,
+    /// At memory that could not be read.
+    Fault = 5,
+    /// In executable memory without a file, where frame pointers led nowhere.
+    NoJitInfo = 6,
+    /// Where the chain of frame pointers ended.
+    FramePointersOnly = 7,
+}
+
+impl End {
+    /// From the number in a record; `None` for one that no program of ours writes.
+    pub const fn from_u32(number: u32) -> Option<Self> {
+        Some(match number {
+            0 => Self::NoUserStack,
+            1 => Self::Complete,
+            2 => Self::Truncated,
+            3 => Self::NoUnwindInfo,
+            4 => Self::TableNotReady,
+            5 => Self::Fault,
+            6 => Self::NoJitInfo,
+            7 => Self::FramePointersOnly,
+            _ => return None,
+        })
+    }
+}

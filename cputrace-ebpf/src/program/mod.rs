@@ -1,0 +1,4 @@
+//! Entry points, one file an area. Userspace finds them by function name.
+
+mod on_cpu;
+mod task;

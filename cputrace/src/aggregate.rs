@@ -1,0 +1,91 @@
+//! From samples to a [`Profile`]: equal ones added up, addresses normalized while the process lives.
+
+use std::collections::HashMap;
+
+use rustc_hash::FxBuildHasher;
+
+use crate::collect::{Frames, RawSample};
+use crate::model::{Event, Mapping, MappingId, Profile, SourceId, StackId};
+use crate::process::{Mappings, ObjectId, Place};
+
+/// Builds the profile of one window.
+pub struct Aggregator {
+    profile: Profile,
+    source: SourceId,
+    period_ns: u64,
+    start_ns: u64,
+    mapping_ids: HashMap<ObjectId, MappingId, FxBuildHasher>,
+    objects: HashMap<MappingId, ObjectId, FxBuildHasher>,
+}
+
+impl Aggregator {
+    /// A window that starts at `start_ns` (CLOCK_MONOTONIC); each sample of `source` is worth its period.
+    pub fn new(profile: Profile, source: SourceId, start_ns: u64) -> Self {
+        let period_ns = profile.sources()[source.index()].period;
+        Self { profile, source, period_ns, start_ns, mapping_ids: HashMap::default(), objects: HashMap::default() }
+    }
+
+    /// Moves the window's start.
+    pub fn start_at(&mut self, start_ns: u64) {
+        self.start_ns = start_ns;
+    }
+
+    /// Adds a sample of a process as `mappings` knows it now.
+    pub fn add(&mut self, time_ns: u64, sample: &RawSample, frames: Frames<'_>, mappings: &mut Mappings) {
+        let name = sample.name();
+        let process = match self.profile.process_by_pid(sample.pid) {
+            // The process has the name of its main thread.
+            Some(process) if sample.pid != sample.tid => process,
+            None if sample.pid != sample.tid => self.profile.process(sample.pid, &mappings.process_name(sample.pid)),
+            _ => self.profile.process(sample.pid, &name),
+        };
+        let thread = self.profile.thread(process, sample.tid, &name);
+        let stack = self.stack(sample.pid, frames, mappings);
+        let event = Event { at_ns: time_ns.saturating_sub(self.start_ns), value: self.period_ns };
+        self.profile.add((thread, self.source, stack), 1, self.period_ns, Some(event));
+    }
+
+    /// The profile, and the object behind each of its mappings.
+    pub fn finish(self) -> (Profile, HashMap<MappingId, ObjectId, FxBuildHasher>) {
+        (self.profile, self.objects)
+    }
+
+    /// The id of a stack: root first, the user's part before the kernel's.
+    fn stack(&mut self, pid: u32, frames: Frames<'_>, mappings: &mut Mappings) -> Option<StackId> {
+        let mut stack = None;
+        for (depth, &address) in frames.user.iter().enumerate().rev() {
+            let place = mappings.normalize(pid, call(depth, address));
+            stack = Some(self.push(stack, place, mappings));
+        }
+        for (depth, &address) in frames.kernel.iter().enumerate().rev() {
+            let place = Place::in_kernel(call(depth, address));
+            stack = Some(self.push(stack, place, mappings));
+        }
+        stack
+    }
+
+    fn push(&mut self, parent: Option<StackId>, place: Place, mappings: &Mappings) -> StackId {
+        let mapping = self.mapping(place.object, mappings);
+        let location = self.profile.location(mapping, place.address);
+        self.profile.stack(parent, location)
+    }
+
+    fn mapping(&mut self, id: ObjectId, mappings: &Mappings) -> MappingId {
+        if let Some(mapping) = self.mapping_ids.get(&id) {
+            return *mapping;
+        }
+        let object = mappings.object(id);
+        let path = self.profile.string(&object.path.to_string_lossy());
+        let build_id = object.file.as_ref().and_then(|(_, facts)| facts.build_id.clone());
+        let mapping = self.profile.mapping(Mapping { kind: object.kind, path, build_id });
+        self.mapping_ids.insert(id, mapping);
+        self.objects.entry(mapping).or_insert(id);
+        mapping
+    }
+}
+
+/// The instruction that a frame stands for: the interrupted one for the leaf, for its callers the call,
+/// which lies before the address that they return to.
+fn call(depth: usize, address: u64) -> u64 {
+    if depth == 0 { address } else { address.wrapping_sub(1) }
+}

@@ -1,0 +1,205 @@
+//! `cputrace record`: from the command line to a recording in files.
+
+use std::io::{self, IsTerminal, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, ExitStatus};
+use std::sync::mpsc::{self, Receiver};
+use std::time::Duration;
+
+use anyhow::Context;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::{duration, live, say, summary};
+use crate::export::{self, Exporter};
+use crate::model::{Target, Tier};
+use crate::process::command::{CommandError, HeldCommand};
+use crate::session::{self, EndReason, Options, Outcome, SessionError, Stop};
+use crate::sink;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Record this process, with its threads and the children it starts from now on; can be repeated
+    #[arg(short, long, value_name = "PID")]
+    pid: Vec<u32>,
+    /// Record the processes whose name or command line matches, those that come later too; can be repeated
+    #[arg(long, value_name = "REGEX")]
+    name: Vec<String>,
+    /// Record a control group and those below it, by its path
+    #[arg(long, value_name = "PATH")]
+    cgroup: Option<String>,
+    /// Record the whole host
+    #[arg(short, long)]
+    all: bool,
+    /// Start this command and record it from its first instruction; its exit status is passed on
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<String>,
+    /// Samples a second and CPU
+    #[arg(short = 'F', long, value_name = "HZ", default_value_t = 99, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    frequency: u32,
+    /// Stop after this time: seconds, or with a unit (10s, 100ms, 2m)
+    #[arg(short, long, value_name = "TIME", value_parser = duration::seconds)]
+    duration: Option<Duration>,
+    /// Time between two points of the CPU and memory timeline: milliseconds, or with a unit
+    #[arg(long, value_name = "TIME", default_value = "100", value_parser = duration::milliseconds)]
+    interval: Duration,
+    /// Write the recording to this file, in the format of its ending; can be repeated
+    #[arg(short, long, value_name = "FILE", help = outputs_help())]
+    out: Vec<PathBuf>,
+    /// Write this format too, to a file named after the first one; can be repeated
+    #[arg(long, value_name = "FORMAT", help = formats_help())]
+    format: Vec<String>,
+    /// Show nothing while recording, and no summary
+    #[arg(short, long)]
+    quiet: bool,
+    /// Sample in this way only, instead of the best that is allowed
+    #[arg(long, value_name = "TIER", value_parser = ["ebpf", "perf_event", "proc"])]
+    tier: Option<String>,
+    /// Do not record the children that the targets start
+    #[arg(long)]
+    no_children: bool,
+}
+
+fn outputs_help() -> String {
+    let endings: Vec<_> = export::EXPORTERS.iter().map(|exporter| format!(".{}", exporter.endings()[0])).collect();
+    format!(
+        "Write the recording to this file, in the format of its ending ({}; .gz or .zst behind it compresses); \
+         - is standard output; can be repeated [default: trace.json]",
+        endings.join(", ")
+    )
+}
+
+fn formats_help() -> String {
+    let formats = export::EXPORTERS.iter().map(|exporter| format!("{} ({})", exporter.name(), exporter.description()));
+    let formats: Vec<_> = formats.collect();
+    format!("Write this format too, to a file named after the first one: {}; can be repeated", formats.join(", "))
+}
+
+/// A file to write, in a format.
+type Output = (PathBuf, &'static dyn Exporter);
+
+impl Args {
+    fn targets(&self) -> Vec<Target> {
+        let mut targets: Vec<_> = self.pid.iter().map(|&pid| Target::Pid(pid)).collect();
+        targets.extend(self.name.iter().cloned().map(Target::Name));
+        targets.extend(self.cgroup.iter().cloned().map(Target::Cgroup));
+        targets.extend(self.all.then_some(Target::All));
+        if !self.command.is_empty() {
+            targets.push(Target::Command(self.command.clone()));
+        }
+        targets
+    }
+
+    fn options(&self) -> Options {
+        let tiers = [Tier::Ebpf, Tier::PerfEvent, Tier::Proc];
+        Options {
+            targets: self.targets(),
+            frequency: self.frequency,
+            duration: self.duration,
+            interval: self.interval,
+            tier: self.tier.as_deref().and_then(|name| tiers.into_iter().find(|tier| tier.name() == name)),
+            follow_children: !self.no_children,
+        }
+    }
+
+    fn outputs(&self) -> anyhow::Result<Vec<Output>> {
+        let default = [PathBuf::from("trace.json")];
+        let paths = if self.out.is_empty() { &default[..] } else { &self.out };
+        let mut outputs = Vec::new();
+        for path in paths {
+            let json = path == Path::new("-");
+            outputs.push((path.clone(), if json { export::by_name("json")? } else { export::by_path(path)? }));
+        }
+        for name in &self.format {
+            let exporter = export::by_name(name)?;
+            let stem = paths[0].to_string_lossy();
+            let stem = stem.split_once(".json").map_or(&*stem, |(stem, _)| stem);
+            outputs.push((PathBuf::from(format!("{stem}.{}", exporter.endings()[0])), exporter));
+        }
+        Ok(outputs)
+    }
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    // What is wrong with the outputs is said before the time is spent.
+    let outputs = args.outputs()?;
+    let options = args.options();
+    let stop = stop_signals()?;
+    let mut command = match &*args.command {
+        [] => None,
+        words => Some(HeldCommand::start(words)?),
+    };
+    let mut live = live::Live::new(args.quiet, args.duration);
+    let recorded = session::record(&options, command.as_mut(), &mut |progress| live.show(progress), &stop);
+    live.finish();
+    let Outcome { recording, end, .. } = recorded?;
+
+    // Files first: nothing that is shown may cost what was gathered.
+    let mut failed = false;
+    let mut written = Vec::new();
+    for (path, exporter) in &outputs {
+        match sink::file::write(&recording, *exporter, path) {
+            Ok(file) => written.push(file),
+            Err(error) => {
+                failed = true;
+                say(&format!("cputrace: {error}"));
+            }
+        }
+    }
+    if !args.quiet {
+        let text = summary::text(&recording, &written, live::width());
+        // Standard output is the command's own, or the recording's.
+        let to_stderr = command.is_some() || outputs.iter().any(|(path, _)| path == Path::new("-"));
+        let _ = if to_stderr { write!(io::stderr(), "{text}") } else { write!(io::stdout(), "{text}") };
+    }
+    let status = command.as_mut().and_then(|command| wait(command, end));
+    Ok(match status {
+        _ if failed => ExitCode::FAILURE,
+        Some(status) => ExitCode::from(code(status)),
+        None => ExitCode::SUCCESS,
+    })
+}
+
+/// The command's exit status: it goes on undisturbed when the recording's time is over, and is ended with it when
+/// the user stops it.
+fn wait(command: &mut HeldCommand, end: EndReason) -> Option<ExitStatus> {
+    if let Some(status) = command.try_wait() {
+        return Some(status);
+    }
+    match end {
+        EndReason::Stopped => command.terminate(),
+        EndReason::Duration if io::stderr().is_terminal() => say("cputrace: the command goes on; waiting for its end"),
+        EndReason::Duration | EndReason::TargetsGone => {}
+    }
+    command.wait()
+}
+
+/// As a shell gives it.
+fn code(status: ExitStatus) -> u8 {
+    let signal = status.signal().map(|signal| 128 + signal);
+    status.code().or(signal).and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
+}
+
+/// The exit code of an error: that of a shell where a command could not be started.
+pub(super) fn exit_code_of(error: &anyhow::Error) -> ExitCode {
+    let command = match error.downcast_ref::<SessionError>() {
+        Some(SessionError::Command(error)) => Some(error),
+        _ => error.downcast_ref::<CommandError>(),
+    };
+    command.map_or(ExitCode::FAILURE, |error| ExitCode::from(error.exit_code()))
+}
+
+/// The first signal ends the recording, the second the looking up of names, the third the program.
+fn stop_signals() -> anyhow::Result<Receiver<Stop>> {
+    let (sender, receiver) = mpsc::channel();
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("signals cannot be handled")?;
+    std::thread::spawn(move || {
+        for (count, signal) in signals.forever().enumerate() {
+            if count >= 2 || sender.send(Stop).is_err() {
+                std::process::exit(128 + signal);
+            }
+        }
+    });
+    Ok(receiver)
+}

@@ -1,0 +1,199 @@
+//! What is shown at the end: the functions that took the time, the ledger, the cost, the files.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt::Write;
+
+use crate::model::{LossReason, Profile, Recording, StackEnd, Tier};
+use crate::sink::file::Written;
+
+/// Functions that are listed.
+const TOP: usize = 15;
+
+/// Threads that are listed.
+const TOP_THREADS: usize = 5;
+
+/// The summary, for a terminal of `width` columns.
+pub(super) fn text(recording: &Recording, written: &[Written], width: usize) -> String {
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    let _ = write_summary(&mut text, recording, written, width);
+    text
+}
+
+fn write_summary(out: &mut String, recording: &Recording, written: &[Written], width: usize) -> std::fmt::Result {
+    let sampling = &recording.sampling;
+    write!(out, "\n{:.1} s", recording.duration.as_secs_f64())?;
+    if let Some(clock) = sampling.clock {
+        write!(out, ", {} at {:.0} Hz", clock.name(), sampling.asked_hz)?;
+        if (sampling.achieved_hz - sampling.asked_hz).abs() >= 0.5 {
+            write!(out, " (achieved {:.1} Hz)", sampling.achieved_hz)?;
+        }
+    }
+    writeln!(out, ", tier {}", sampling.tier.name())?;
+    write_timelines(out, recording)?;
+    if recording.ledger.samples_kept > 0 {
+        write_functions(out, &recording.profile, width)?;
+        write_threads(out, &recording.profile)?;
+    }
+    if sampling.tier != Tier::Proc {
+        write_ledger(out, recording)?;
+    }
+    write_overhead(out, recording)?;
+    for note in &recording.notes {
+        writeln!(out, "note      {note}")?;
+    }
+    for file in written.iter().filter(|file| file.path.as_os_str() != "-") {
+        writeln!(out, "wrote     {} ({})", file.path.display(), size(file.bytes))?;
+    }
+    Ok(())
+}
+
+fn write_timelines(out: &mut String, recording: &Recording) -> std::fmt::Result {
+    let mut timelines: Vec<_> = recording.timelines.iter().collect();
+    timelines.sort_by_key(|timeline| std::cmp::Reverse(timeline.cpu_time));
+    for timeline in timelines.iter().take(TOP_THREADS) {
+        let points = &timeline.points;
+        let largest = points.iter().map(|point| point.cpu_percent).fold(0.0, f64::max);
+        let mean = 100.0 * timeline.cpu_time.as_secs_f64() / recording.duration.as_secs_f64().max(0.001);
+        let rss = points.iter().map(|point| point.rss_kb).max().unwrap_or(0);
+        let threads = points.iter().map(|point| point.threads).max().unwrap_or(0);
+        let (name, pid) = (&timeline.name, timeline.pid);
+        writeln!(
+            out,
+            "process   {name} ({pid}): CPU {mean:.1} % on average, {largest:.0} % at most; RSS {}; threads {threads}",
+            size(rss * 1024)
+        )?;
+    }
+    if timelines.len() > TOP_THREADS {
+        writeln!(out, "          and {} more processes", timelines.len() - TOP_THREADS)?;
+    }
+    Ok(())
+}
+
+#[derive(Clone, Copy, Default)]
+struct Weight {
+    own: u64,
+    total: u64,
+}
+
+/// By name: what each function took itself, and together with what it called.
+fn functions(profile: &Profile) -> (Vec<(String, Weight)>, u64) {
+    let mut weights: HashMap<String, Weight> = HashMap::new();
+    let mut all = 0;
+    let names: Vec<Vec<String>> = profile.location_ids().map(|id| profile.names(id)).collect();
+    for sample in profile.samples() {
+        all += sample.count;
+        // A function that calls itself is on the stack only once for its total.
+        let mut seen = HashSet::new();
+        let mut leaf = true;
+        for location in profile.frames(sample.stack) {
+            for name in &names[location.index()] {
+                if !weights.contains_key(name) {
+                    weights.insert(name.clone(), Weight::default());
+                }
+                let Some(weight) = weights.get_mut(name) else { continue };
+                weight.own += if leaf { sample.count } else { 0 };
+                leaf = false;
+                weight.total += if seen.insert(name) { sample.count } else { 0 };
+            }
+        }
+    }
+    let mut rows: Vec<_> = weights.into_iter().collect();
+    rows.sort_by(|(a_name, a), (b_name, b)| (b.own, b.total, a_name).cmp(&(a.own, a.total, b_name)));
+    (rows, all)
+}
+
+fn write_functions(out: &mut String, profile: &Profile, width: usize) -> std::fmt::Result {
+    let (rows, all) = functions(profile);
+    let percent = |count: u64| 100.0 * count as f64 / all.max(1) as f64;
+    writeln!(out, "\n  self %   total %  function")?;
+    for (name, weight) in rows.iter().filter(|(_, weight)| weight.own > 0).take(TOP) {
+        let name = cut(name, width.saturating_sub(20));
+        writeln!(out, "{:8.1}  {:8.1}  {name}", percent(weight.own), percent(weight.total))?;
+    }
+    let more = rows.iter().filter(|(_, weight)| weight.own > 0).count().saturating_sub(TOP);
+    if more > 0 {
+        writeln!(out, "                    and {more} more")?;
+    }
+    writeln!(out)
+}
+
+/// At most `width` characters.
+fn cut(name: &str, width: usize) -> String {
+    let width = width.max(10);
+    if name.chars().count() <= width {
+        return name.to_owned();
+    }
+    name.chars().take(width - 1).chain(['…']).collect()
+}
+
+fn write_threads(out: &mut String, profile: &Profile) -> std::fmt::Result {
+    let mut counts: HashMap<_, u64> = HashMap::new();
+    for sample in profile.samples() {
+        *counts.entry(sample.thread).or_default() += sample.count;
+    }
+    if counts.len() < 2 {
+        return Ok(());
+    }
+    let all: u64 = counts.values().sum();
+    let mut rows: Vec<_> = counts.into_iter().collect();
+    rows.sort_by_key(|(thread, count)| (std::cmp::Reverse(*count), *thread));
+    let rows: Vec<_> = rows
+        .iter()
+        .take(TOP_THREADS)
+        .map(|(thread, count)| {
+            let thread = &profile.threads()[thread.index()];
+            let share = 100.0 * *count as f64 / all as f64;
+            format!("{} ({}) {share:.1} %", profile.text(thread.name), thread.tid)
+        })
+        .collect();
+    writeln!(out, "threads   {}", rows.join(", "))
+}
+
+fn write_ledger(out: &mut String, recording: &Recording) -> std::fmt::Result {
+    let ledger = &recording.ledger;
+    write!(out, "samples   {} expected = {} kept", ledger.samples_expected(), ledger.samples_kept)?;
+    for reason in LossReason::ALL {
+        let lost = ledger.samples_lost.get(reason).copied().unwrap_or(0);
+        if lost > 0 {
+            write!(out, " + {lost} lost ({})", reason.name().replace('_', " "))?;
+        }
+    }
+    match ledger.unaccounted() {
+        0 if ledger.lost() == 0 => writeln!(out, ", none lost")?,
+        0 => writeln!(out)?,
+        unaccounted => writeln!(out, " + {unaccounted} unaccounted")?,
+    }
+    let kept = ledger.samples_kept.max(1) as f64;
+    let ends: Vec<_> = StackEnd::ALL
+        .iter()
+        .filter_map(|end| Some((end, *ledger.stacks.get(end)?)))
+        .filter(|(_, count)| *count > 0)
+        .map(|(end, count)| format!("{:.1} % {}", 100.0 * count as f64 / kept, end.name().replace('_', " ")))
+        .collect();
+    if ends.is_empty() { Ok(()) } else { writeln!(out, "stacks    {}", ends.join(", ")) }
+}
+
+fn write_overhead(out: &mut String, recording: &Recording) -> std::fmt::Result {
+    let overhead = &recording.overhead;
+    let seconds = recording.duration.as_secs_f64().max(0.001);
+    let share = |time: std::time::Duration| 100.0 * time.as_secs_f64() / seconds;
+    write!(out, "cost      {:.2} % of one CPU in cputrace itself", share(overhead.own_cpu))?;
+    if let Some(time) = overhead.bpf_run_time {
+        write!(out, " + {:.2} % in eBPF", share(time))?;
+        if overhead.bpf_runs > 0 {
+            write!(out, " ({:.1} us a tick)", time.as_secs_f64() * 1e6 / overhead.bpf_runs as f64)?;
+        }
+    }
+    writeln!(out, "; RSS {}, eBPF maps {}", size(overhead.own_rss_kb * 1024), size(overhead.map_kb * 1024))
+}
+
+/// Bytes, for people.
+pub(super) fn size(bytes: u64) -> String {
+    match bytes {
+        ..10_000 => format!("{bytes} B"),
+        ..10_000_000 => format!("{:.0} kB", bytes as f64 / 1e3),
+        ..10_000_000_000 => format!("{:.0} MB", bytes as f64 / 1e6),
+        _ => format!("{:.1} GB", bytes as f64 / 1e9),
+    }
+}

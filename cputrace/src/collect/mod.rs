@@ -1,0 +1,105 @@
+//! Drains the kernel's buffers into [`Batch`]es: samples, and what happened to processes, in order of time.
+//!
+//! - [`ring`]: samples from the eBPF program's ring buffer.
+//! - [`perf`]: perf's own ring buffers: mappings, forks, execs and exits; samples too where there is no eBPF.
+//!
+//! Does not know what an address means: that is `process`'s, and `session` brings the two together.
+
+pub mod perf;
+pub mod ring;
+
+use crate::model::StackEnd;
+use crate::process::Change;
+
+/// One sample as it left the kernel. Its addresses are in its [`Batch`].
+#[derive(Clone, Copy, Debug)]
+pub struct RawSample {
+    /// Process.
+    pub pid: u32,
+    /// Thread.
+    pub tid: u32,
+    /// The thread's name, padded by zeros.
+    pub comm: [u8; 16],
+    /// How the user stack ended.
+    pub end: StackEnd,
+    first_frame: usize,
+    kernel_frames: usize,
+    user_frames: usize,
+}
+
+/// Something the kernel reported.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A sample.
+    Sample(RawSample),
+    /// Something happened to a process.
+    Change(Change),
+}
+
+/// What one drain brought, in order of time.
+#[derive(Debug, Default)]
+pub struct Batch {
+    events: Vec<(u64, Event)>,
+    frames: Vec<u64>,
+    samples: u64,
+    /// Records that could not be read.
+    pub bad_records: u64,
+    /// Changes of processes that the kernel could not report for want of space.
+    pub lost_changes: u64,
+    /// Samples that perf could not report for want of space.
+    pub lost_samples: u64,
+}
+
+/// The addresses of a sample, leaf first.
+#[derive(Clone, Copy, Debug)]
+pub struct Frames<'a> {
+    /// In the kernel.
+    pub kernel: &'a [u64],
+    /// In the process.
+    pub user: &'a [u64],
+}
+
+impl Batch {
+    /// Empties it for the next drain, keeping its memory; the counters stay.
+    pub fn clear(&mut self) {
+        self.events.clear();
+        self.frames.clear();
+        self.samples = 0;
+    }
+
+    /// All events in order of time (CLOCK_MONOTONIC, ns).
+    pub fn in_order(&mut self) -> (&[(u64, Event)], &[u64]) {
+        self.events.sort_by_key(|(time_ns, _)| *time_ns);
+        (&self.events, &self.frames)
+    }
+
+    /// How many samples are in it.
+    pub fn samples(&self) -> u64 {
+        self.samples
+    }
+
+    fn push_change(&mut self, time_ns: u64, change: Change) {
+        self.events.push((time_ns, Event::Change(change)));
+    }
+
+    fn push_sample(&mut self, time_ns: u64, sample: RawSample, frames: impl Iterator<Item = u64>) {
+        self.samples += 1;
+        let first_frame = self.frames.len();
+        self.frames.extend(frames);
+        self.events.push((time_ns, Event::Sample(RawSample { first_frame, ..sample })));
+    }
+}
+
+impl RawSample {
+    /// Its addresses, of its batch's `frames`.
+    pub fn frames<'a>(&self, frames: &'a [u64]) -> Frames<'a> {
+        let (kernel, rest) = frames[self.first_frame..].split_at(self.kernel_frames);
+        Frames { kernel, user: &rest[..self.user_frames] }
+    }
+
+    /// The thread's name.
+    pub fn name(&self) -> String {
+        let length = self.comm.iter().position(|&byte| byte == 0).unwrap_or(self.comm.len());
+        String::from_utf8_lossy(&self.comm[..length]).into_owned()
+    }
+}

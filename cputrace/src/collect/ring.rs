@@ -1,0 +1,50 @@
+//! Samples from the eBPF program's ring buffer: [`SampleHeader`] and its addresses.
+
+use std::borrow::BorrowMut;
+
+use aya::maps::{MapData, RingBuf};
+use cputrace_common::sample::{End, SampleHeader};
+
+use super::{Batch, RawSample};
+use crate::model::StackEnd;
+
+/// Takes all that is there. A record that makes no sense is counted and skipped.
+pub fn drain<T: BorrowMut<MapData>>(ring: &mut RingBuf<T>, batch: &mut Batch) {
+    while let Some(record) = ring.next() {
+        if read(&record, batch).is_none() {
+            batch.bad_records += 1;
+        }
+    }
+}
+
+fn read(record: &[u8], batch: &mut Batch) -> Option<()> {
+    let (header, frames) = record.split_first_chunk::<{ size_of::<SampleHeader>() }>()?;
+    // SAFETY: any bit pattern is a valid header (integers only), and `read_unaligned` asks for no alignment.
+    let header = unsafe { header.as_ptr().cast::<SampleHeader>().read_unaligned() };
+    let SampleHeader { time_ns, tgid, tid, cpu: _, kernel_frames, user_frames, end, reserved: _, comm } = header;
+    let sample = RawSample {
+        pid: tgid,
+        tid,
+        comm,
+        end: stack_end(End::from_u32(end)?),
+        first_frame: 0,
+        kernel_frames: kernel_frames.into(),
+        user_frames: user_frames.into(),
+    };
+    let (frames, _) = frames.as_chunks::<8>();
+    let frames = frames.get(..sample.kernel_frames + sample.user_frames)?;
+    batch.push_sample(time_ns, sample, frames.iter().map(|frame| u64::from_ne_bytes(*frame)));
+    Some(())
+}
+
+fn stack_end(end: End) -> StackEnd {
+    match end {
+        End::NoUserStack | End::Complete => StackEnd::Complete,
+        End::Truncated => StackEnd::Truncated,
+        End::NoUnwindInfo => StackEnd::NoUnwindInfo,
+        End::TableNotReady => StackEnd::TableNotReady,
+        End::Fault => StackEnd::Fault,
+        End::NoJitInfo => StackEnd::NoJitInfo,
+        End::FramePointersOnly => StackEnd::FramePointersOnly,
+    }
+}

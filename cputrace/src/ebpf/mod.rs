@@ -1,0 +1,235 @@
+//! The eBPF object in the kernel: loads it with its frozen globals and gives typed access to its maps and programs.
+//!
+//! Does not know what samples mean: `collect` reads them, `session` joins the parts.
+
+mod btf;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use aya::maps::{HashMap, Map, MapData, PerCpuArray, RingBuf};
+use aya::programs::{PerfEvent, Program, ProgramError, RawTracePoint};
+use aya::{Ebpf, EbpfLoader};
+use cputrace_common::config::filter;
+use cputrace_common::stat::Stats;
+
+pub use btf::{BtfError, KernelTypes};
+
+/// The object that `cargo xtask build-ebpf` made.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/cputrace.bpf.o"));
+
+/// Why the eBPF tier is not to be had.
+#[derive(Debug, thiserror::Error)]
+pub enum EbpfError {
+    /// The kernel refused the object or one of its maps.
+    #[error("the kernel did not take the eBPF object: {0}")]
+    Load(#[source] aya::EbpfError),
+    /// The kernel refused a program.
+    #[error("the kernel did not take the eBPF program {program}: {}", verdict(.source))]
+    Program {
+        /// Its name.
+        program: &'static str,
+        /// The kernel's answer.
+        source: ProgramError,
+    },
+    /// The object lacks something it is known to have.
+    #[error("the eBPF object has no {0}: rebuild it with `cargo xtask build-ebpf`")]
+    Missing(&'static str),
+    /// A map operation failed.
+    #[error("eBPF map {map}: {source}")]
+    Map {
+        /// Its name.
+        map: &'static str,
+        /// What failed.
+        source: aya::maps::MapError,
+    },
+}
+
+/// The verifier's log is long: its last lines say what it did not like.
+fn verdict(error: &ProgramError) -> String {
+    match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            let log = verifier_log.to_string();
+            let tail: Vec<_> = log.lines().rev().filter(|line| !line.trim().is_empty()).take(3).collect();
+            let tail: Vec<_> = tail.into_iter().rev().collect();
+            if tail.is_empty() { io_error.to_string() } else { format!("{io_error}: {}", tail.join("; ")) }
+        }
+        other => other.to_string(),
+    }
+}
+
+/// Which tasks the kernel side lets through.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Filter {
+    /// All of them.
+    All,
+    /// Those of the processes given by [`Object::add_target`], and the children these fork.
+    Processes {
+        /// Whether children are followed.
+        follow_children: bool,
+    },
+    /// Those in a control group (v2) and below it.
+    Cgroup {
+        /// Its id: the inode of its directory.
+        id: u64,
+        /// Its depth below the root.
+        level: u32,
+    },
+}
+
+/// What has to be known before the load.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// Which tasks are targets.
+    pub filter: Filter,
+    /// Time between two ticks of the clock; `None` where they are not of one length.
+    pub period: Option<Duration>,
+    /// Size of the ring buffer in bytes: a power of two, whole pages.
+    pub ring_bytes: u32,
+}
+
+/// The object in the kernel. Dropping it detaches and unloads everything.
+pub struct Object {
+    ebpf: Ebpf,
+    targets: HashMap<MapData, u32, u32>,
+    stats: PerCpuArray<MapData, Stats>,
+    ring: RingBuf<MapData>,
+    /// Run-time statistics of the kernel's eBPF programs are on while this is open.
+    run_time_stats: Option<OwnedFd>,
+    /// What is off, one sentence each.
+    notes: Vec<String>,
+}
+
+impl Object {
+    /// Loads maps and programs; nothing is sampled before [`Self::on_cpu`] is attached to events.
+    pub fn load(config: Config) -> Result<Self, EbpfError> {
+        let mut notes = Vec::new();
+        let (mode, cgroup_id, cgroup_level, follow) = match config.filter {
+            Filter::All => (filter::ALL, 0, 0, false),
+            Filter::Processes { follow_children } => (filter::PROCESSES, 0, 0, follow_children),
+            Filter::Cgroup { id, level } => (filter::CGROUP, id, level, false),
+        };
+        let offsets = TaskOffsets::of_running_kernel()
+            .inspect_err(|error| {
+                notes.push(format!("children of the targets are not followed, and missed ticks not counted: {error}"));
+            })
+            .ok();
+        let follow = follow && offsets.is_some();
+        let TaskOffsets { tgid, sum_exec_runtime } = offsets.unwrap_or_default();
+        let period_ns = config.period.map_or(0, |period| period.as_nanos() as u64);
+        let mut ebpf = EbpfLoader::new()
+            .btf(None)
+            .override_global("FILTER", &mode, true)
+            .override_global("CGROUP_ID", &cgroup_id, true)
+            .override_global("CGROUP_LEVEL", &cgroup_level, true)
+            .override_global("PERIOD_NS", &period_ns, true)
+            .override_global("TASK_TGID", &tgid, true)
+            .override_global("TASK_SUM_EXEC_RUNTIME", &sum_exec_runtime, true)
+            .map_max_entries("SAMPLES", config.ring_bytes)
+            .load(OBJECT)
+            .map_err(EbpfError::Load)?;
+        let program: &mut PerfEvent = typed(&mut ebpf, "on_cpu")?;
+        program.load().map_err(|source| EbpfError::Program { program: "on_cpu", source })?;
+        if follow {
+            let fork: &mut RawTracePoint = typed(&mut ebpf, "process_fork")?;
+            let attached = fork.load().and_then(|()| fork.attach("sched_process_fork"));
+            attached.map_err(|source| EbpfError::Program { program: "process_fork", source })?;
+        }
+        let targets = take_map(&mut ebpf, "TARGETS")?;
+        let stats = take_map(&mut ebpf, "STATS")?;
+        let ring = take_map(&mut ebpf, "SAMPLES")?;
+        let run_time_stats = aya::sys::enable_stats(aya::sys::Stats::RunTime).ok();
+        Ok(Self { ebpf, targets, stats, ring, run_time_stats, notes })
+    }
+
+    /// What is off on this kernel, one sentence each.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// The sampling program, to be attached to perf events.
+    pub fn on_cpu(&self) -> Result<BorrowedFd<'_>, EbpfError> {
+        let missing = EbpfError::Missing("program on_cpu");
+        let Some(Program::PerfEvent(program)) = self.ebpf.program("on_cpu") else { return Err(missing) };
+        program.fd().map(AsFd::as_fd).map_err(|source| EbpfError::Program { program: "on_cpu", source })
+    }
+
+    /// The ring buffer that samples arrive in.
+    pub fn ring(&mut self) -> &mut RingBuf<MapData> {
+        &mut self.ring
+    }
+
+    /// Makes a process a target. Linux keeps at most `MAX_TARGETS` here.
+    pub fn add_target(&mut self, pid: u32) -> Result<(), EbpfError> {
+        self.targets.insert(pid, 0, 0).map_err(|source| EbpfError::Map { map: "TARGETS", source })
+    }
+
+    /// A process is gone: its number may come again for another.
+    pub fn remove_target(&mut self, pid: u32) {
+        // Not there is what was wanted.
+        let _ = self.targets.remove(&pid);
+    }
+
+    /// The counters of each CPU (index: CPU number; CPUs that cannot exist have zeros).
+    pub fn stats(&self) -> Result<Vec<Stats>, EbpfError> {
+        let values = self.stats.get(&0, 0).map_err(|source| EbpfError::Map { map: "STATS", source })?;
+        Ok(values.to_vec())
+    }
+
+    /// Time spent in the programs and how often they ran, by the kernel's statistics; `None` where it keeps none.
+    pub fn run_time(&self) -> Option<(Duration, u64)> {
+        self.run_time_stats.as_ref()?;
+        let mut total = (Duration::ZERO, 0);
+        for (_, program) in self.ebpf.programs() {
+            // A program that is not loaded has no statistics.
+            let Ok(info) = program.info() else { continue };
+            total = (total.0 + info.run_time(), total.1 + info.run_count());
+        }
+        Some(total)
+    }
+
+}
+
+/// Kernel memory of this process's eBPF maps, as the kernel accounts it (`memlock` in their fdinfo).
+pub fn map_kb() -> u64 {
+    let Ok(entries) = std::fs::read_dir("/proc/self/fdinfo") else { return 0 };
+    let bytes = |info: String| -> Option<u64> {
+        let field = |name| info.lines().find_map(|line| line.strip_prefix(name));
+        field("map_type:")?;
+        field("memlock:")?.trim().parse().ok()
+    };
+    let infos = entries.flatten().filter_map(|entry| std::fs::read_to_string(entry.path()).ok());
+    infos.filter_map(bytes).sum::<u64>() / 1024
+}
+
+/// Where the program finds what it reads of `struct task_struct`.
+#[derive(Clone, Copy, Debug, Default)]
+struct TaskOffsets {
+    tgid: u64,
+    sum_exec_runtime: u64,
+}
+
+impl TaskOffsets {
+    fn of_running_kernel() -> Result<Self, BtfError> {
+        let types = KernelTypes::of_running_kernel()?;
+        Ok(Self {
+            tgid: types.member_offset("task_struct", "tgid")?,
+            sum_exec_runtime: types.member_offset("task_struct", "se")?
+                + types.member_offset("sched_entity", "sum_exec_runtime")?,
+        })
+    }
+}
+
+fn typed<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, EbpfError>
+where
+    &'a mut P: TryFrom<&'a mut Program>,
+{
+    ebpf.program_mut(name).and_then(|program| program.try_into().ok()).ok_or(EbpfError::Missing(name))
+}
+
+fn take_map<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, EbpfError>
+where
+    M: TryFrom<Map>,
+{
+    ebpf.take_map(name).and_then(|map| map.try_into().ok()).ok_or(EbpfError::Missing(name))
+}

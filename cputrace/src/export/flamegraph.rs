@@ -1,0 +1,68 @@
+//! A flame graph as an interactive SVG, by inferno. Kernel functions are orange, inlined ones aqua.
+
+use std::io::{self, Write};
+
+use inferno::flamegraph::color::MultiPalette;
+use inferno::flamegraph::{Options, Palette};
+
+use super::{Exporter, folded::folded};
+use crate::model::{Recording, Target};
+
+/// A flame graph.
+#[derive(Debug)]
+pub struct Flamegraph;
+
+impl Exporter for Flamegraph {
+    fn name(&self) -> &'static str {
+        "flamegraph"
+    }
+
+    fn description(&self) -> &'static str {
+        "flame graph, an interactive SVG"
+    }
+
+    fn endings(&self) -> &'static [&'static str] {
+        &["svg"]
+    }
+
+    fn content_type(&self) -> &'static str {
+        "image/svg+xml"
+    }
+
+    fn export(&self, recording: &Recording, out: &mut dyn Write) -> io::Result<()> {
+        let mut lines: Vec<String> =
+            folded(&recording.profile).into_iter().map(|(stack, count)| format!("{stack} {count}")).collect();
+        if lines.is_empty() {
+            // inferno draws nothing at all, and that is an error there.
+            lines.push("[no samples] 1".to_owned());
+        }
+        let mut options = Options::default();
+        options.title = title(recording);
+        options.subtitle = Some(subtitle(recording));
+        options.count_name = "samples".to_owned();
+        options.colors = Palette::Multi(MultiPalette::Java);
+        inferno::flamegraph::from_lines(&mut options, lines.iter().map(String::as_str), out).map_err(io::Error::other)
+    }
+}
+
+fn title(recording: &Recording) -> String {
+    let name = |target: &Target| match target {
+        Target::Pid(pid) => {
+            let timeline = recording.timelines.iter().find(|timeline| timeline.pid == *pid);
+            timeline.map_or_else(|| format!("process {pid}"), |timeline| format!("{} ({pid})", timeline.name))
+        }
+        Target::Name(pattern) => format!("/{pattern}/"),
+        Target::Cgroup(path) => path.clone(),
+        Target::All => recording.host.hostname.clone(),
+        Target::Command(words) => words.join(" "),
+    };
+    let names: Vec<_> = recording.targets.iter().map(name).collect();
+    format!("On-CPU time of {}", names.join(", "))
+}
+
+fn subtitle(recording: &Recording) -> String {
+    let sampling = &recording.sampling;
+    let clock = sampling.clock.map_or("no clock", |clock| clock.name());
+    let (seconds, samples) = (recording.duration.as_secs_f64(), recording.ledger.samples_kept);
+    format!("{samples} samples in {seconds:.1} s, {clock} at {:.0} Hz", sampling.asked_hz)
+}

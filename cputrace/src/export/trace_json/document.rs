@@ -1,0 +1,215 @@
+//! The shape of trace.json. Every field is described in `schema/trace.schema.json`; here is only what a reader of
+//! the source needs beyond that. What the ancestor did not write is optional when read.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Trace {
+    #[serde(default)]
+    pub(super) schema_version: u32,
+    pub(super) session_id: String,
+    pub(super) start_time: String,
+    pub(super) duration_seconds: f64,
+    pub(super) metadata: Metadata,
+    pub(super) summary: Summary,
+    pub(super) samples: Vec<Point>,
+    #[serde(default)]
+    pub(super) processes: Vec<ProcessSeries>,
+    #[serde(default)]
+    pub(super) host: Host,
+    #[serde(default)]
+    pub(super) targets: Vec<Target>,
+    #[serde(default)]
+    pub(super) sampling: Option<Sampling>,
+    #[serde(default)]
+    pub(super) overhead: Overhead,
+    #[serde(default)]
+    pub(super) ledger: Ledger,
+    #[serde(default)]
+    pub(super) notes: Vec<String>,
+    #[serde(default)]
+    pub(super) profile: Profile,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Metadata {
+    pub(super) pid: u32,
+    pub(super) process_name: String,
+    pub(super) threads: u32,
+    pub(super) vm_rss_kb: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Summary {
+    pub(super) cpu_avg_percent: f64,
+    pub(super) cpu_max_percent: f64,
+    pub(super) sample_count: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Point {
+    pub(super) t: f64,
+    pub(super) cpu_pct: f64,
+    pub(super) rss_kb: u64,
+    pub(super) threads: u32,
+    #[serde(default)]
+    pub(super) user_pct: f64,
+    #[serde(default)]
+    pub(super) system_pct: f64,
+    #[serde(default)]
+    pub(super) voluntary_switches: u64,
+    #[serde(default)]
+    pub(super) involuntary_switches: u64,
+    #[serde(default)]
+    pub(super) minor_faults: u64,
+    #[serde(default)]
+    pub(super) major_faults: u64,
+}
+
+/// One row of `samples` a column: several processes in a tenth of the bytes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct ProcessSeries {
+    pub(super) pid: u32,
+    pub(super) name: String,
+    pub(super) cpu_time_seconds: f64,
+    pub(super) t: Vec<f64>,
+    pub(super) cpu_pct: Vec<f64>,
+    pub(super) user_pct: Vec<f64>,
+    pub(super) system_pct: Vec<f64>,
+    pub(super) rss_kb: Vec<u64>,
+    pub(super) threads: Vec<u32>,
+    pub(super) voluntary_switches: Vec<u64>,
+    pub(super) involuntary_switches: Vec<u64>,
+    pub(super) minor_faults: Vec<u64>,
+    pub(super) major_faults: Vec<u64>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Host {
+    pub(super) hostname: String,
+    pub(super) kernel: String,
+    pub(super) arch: String,
+    pub(super) cpu_model: String,
+    pub(super) cpus: u32,
+    pub(super) memory_kb: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Target {
+    Pid(u32),
+    Name(String),
+    Cgroup(String),
+    All(bool),
+    Command(Vec<String>),
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Sampling {
+    pub(super) tier: String,
+    pub(super) clock: Option<String>,
+    pub(super) asked_hz: f64,
+    pub(super) achieved_hz: f64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Overhead {
+    pub(super) bpf_run_time_seconds: Option<f64>,
+    pub(super) bpf_runs: u64,
+    pub(super) own_cpu_seconds: f64,
+    pub(super) own_rss_kb: u64,
+    pub(super) map_kb: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Ledger {
+    pub(super) samples_expected: u64,
+    pub(super) samples_kept: u64,
+    pub(super) samples_lost: BTreeMap<String, u64>,
+    pub(super) unaccounted: i64,
+    pub(super) stacks: BTreeMap<String, u64>,
+    pub(super) ticks_expected: u64,
+    pub(super) ticks: u64,
+    pub(super) ticks_idle: u64,
+    pub(super) ticks_filtered: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Profile {
+    pub(super) strings: Vec<String>,
+    pub(super) mappings: Vec<Mapping>,
+    pub(super) functions: Functions,
+    pub(super) locations: Locations,
+    pub(super) stacks: Stacks,
+    pub(super) processes: Vec<Process>,
+    pub(super) threads: Vec<Thread>,
+    pub(super) sources: Vec<Source>,
+    pub(super) samples: Vec<Sample>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Mapping {
+    pub(super) kind: String,
+    pub(super) path: u32,
+    pub(super) build_id: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Functions {
+    pub(super) name: Vec<u32>,
+    pub(super) system_name: Vec<u32>,
+    pub(super) file: Vec<u32>,
+    pub(super) start_line: Vec<u32>,
+}
+
+/// Addresses are text, for JSON's numbers end at 2^53; `lines` has pairs of function and line.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Locations {
+    pub(super) mapping: Vec<u32>,
+    pub(super) address: Vec<String>,
+    pub(super) lines: Vec<Vec<u32>>,
+    pub(super) unknown: BTreeMap<String, Vec<u32>>,
+}
+
+/// A prefix tree: `parent` is how many rows back the caller's row is, 0 for a root.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Stacks {
+    pub(super) parent: Vec<u32>,
+    pub(super) location: Vec<u32>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Process {
+    pub(super) pid: u32,
+    pub(super) name: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Thread {
+    pub(super) process: u32,
+    pub(super) tid: u32,
+    pub(super) name: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Source {
+    pub(super) name: u32,
+    pub(super) unit: String,
+    pub(super) period: u64,
+}
+
+/// `at_us` is delta-coded; `values` is left out where each event is worth the source's period.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Sample {
+    pub(super) thread: u32,
+    pub(super) source: u32,
+    pub(super) stack: Option<u32>,
+    pub(super) count: u64,
+    pub(super) value: u64,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) at_us: Vec<u64>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) values: Vec<u64>,
+}

@@ -1,0 +1,277 @@
+//! From trace.json back to a recording. Whatever the file says is checked before it is believed.
+
+use std::io::{self, BufRead, BufReader, Read};
+use std::time::{Duration, SystemTime};
+
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::write::{kind_name, reason_name};
+use super::{SCHEMA_VERSION, document};
+use crate::model::{
+    self, BuildId, Clock, ElfAddr, Event, Host, Ledger, Line, LossReason, MappingKind, Overhead, Point, Profile,
+    Recording, Sampling, StackEnd, Target, Tier, Timeline, Unit, UnknownReason,
+};
+
+/// The largest document that is read, unpacked.
+const MAX_BYTES: u64 = 1 << 30;
+
+/// Why a file is no trace.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// It cannot be read.
+    #[error("it cannot be read: {0}")]
+    Io(#[from] io::Error),
+    /// It is no trace.json, or ends too early.
+    #[error("it is not a trace.json: {0}")]
+    Syntax(#[from] serde_json::Error),
+    /// It is newer than this program.
+    #[error("it has schema version {0}, and this cputrace reads up to {SCHEMA_VERSION}: use a newer cputrace")]
+    Version(u32),
+    /// Its parts contradict each other.
+    #[error("it is damaged: {0}")]
+    Damaged(&'static str),
+}
+
+/// Reads a trace.json, plain, gzipped or compressed by zstd.
+pub fn read(input: impl Read) -> Result<Recording, ReadError> {
+    let mut input = BufReader::new(input);
+    let start = input.fill_buf()?;
+    let plain: Box<dyn Read> = match start {
+        [0x1f, 0x8b, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(input)),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Box::new(zstd::Decoder::with_buffer(input)?),
+        _ => Box::new(input),
+    };
+    // serde_json from memory is several times faster than from a reader.
+    let mut bytes = Vec::new();
+    plain.take(MAX_BYTES).read_to_end(&mut bytes)?;
+    recording(serde_json::from_slice(&bytes)?)
+}
+
+fn recording(trace: document::Trace) -> Result<Recording, ReadError> {
+    if trace.schema_version > SCHEMA_VERSION {
+        return Err(ReadError::Version(trace.schema_version));
+    }
+    let start = OffsetDateTime::parse(&trace.start_time, &Rfc3339);
+    let start = start.map_err(|_| ReadError::Damaged("start_time is not an RFC 3339 time"))?;
+    let timelines = if trace.processes.is_empty() {
+        vec![ancestors_timeline(&trace)?]
+    } else {
+        trace.processes.iter().map(timeline).collect::<Result<_, _>>()?
+    };
+    let document::Host { hostname, kernel, arch, cpu_model, cpus, memory_kb } = trace.host;
+    let document::Overhead { bpf_run_time_seconds, bpf_runs, own_cpu_seconds, own_rss_kb, map_kb } = trace.overhead;
+    Ok(Recording {
+        session_id: trace.session_id,
+        start: SystemTime::from(start),
+        duration: duration(trace.duration_seconds)?,
+        host: Host { hostname, kernel, arch, cpu_model, cpus, memory_kb },
+        targets: if trace.targets.is_empty() {
+            vec![Target::Pid(trace.metadata.pid)]
+        } else {
+            trace.targets.into_iter().map(target).collect()
+        },
+        sampling: sampling(trace.sampling)?,
+        profile: profile(&trace.profile)?,
+        timelines,
+        ledger: ledger(&trace.ledger),
+        overhead: Overhead {
+            bpf_run_time: bpf_run_time_seconds.map(duration).transpose()?,
+            bpf_runs,
+            own_cpu: duration(own_cpu_seconds)?,
+            own_rss_kb,
+            map_kb,
+        },
+        notes: trace.notes,
+    })
+}
+
+fn duration(seconds: f64) -> Result<Duration, ReadError> {
+    Duration::try_from_secs_f64(seconds).map_err(|_| ReadError::Damaged("a time is negative or too large"))
+}
+
+/// The ancestor had one process and no CPU time: it is what the percentages add up to.
+fn ancestors_timeline(trace: &document::Trace) -> Result<Timeline, ReadError> {
+    let points = trace.samples.iter().map(point).collect::<Result<Vec<_>, _>>()?;
+    let cpu_time = duration(trace.duration_seconds * (trace.summary.cpu_avg_percent / 100.0).max(0.0))?;
+    Ok(Timeline { pid: trace.metadata.pid, name: trace.metadata.process_name.clone(), points, cpu_time })
+}
+
+fn point(point: &document::Point) -> Result<Point, ReadError> {
+    Ok(Point {
+        at: duration(point.t)?,
+        cpu_percent: point.cpu_pct,
+        user_percent: point.user_pct,
+        system_percent: point.system_pct,
+        rss_kb: point.rss_kb,
+        threads: point.threads,
+        voluntary_switches: point.voluntary_switches,
+        involuntary_switches: point.involuntary_switches,
+        minor_faults: point.minor_faults,
+        major_faults: point.major_faults,
+    })
+}
+
+fn timeline(series: &document::ProcessSeries) -> Result<Timeline, ReadError> {
+    let row = |index: usize| {
+        Some(document::Point {
+            t: *series.t.get(index)?,
+            cpu_pct: *series.cpu_pct.get(index)?,
+            rss_kb: *series.rss_kb.get(index)?,
+            threads: *series.threads.get(index)?,
+            user_pct: *series.user_pct.get(index)?,
+            system_pct: *series.system_pct.get(index)?,
+            voluntary_switches: *series.voluntary_switches.get(index)?,
+            involuntary_switches: *series.involuntary_switches.get(index)?,
+            minor_faults: *series.minor_faults.get(index)?,
+            major_faults: *series.major_faults.get(index)?,
+        })
+    };
+    let rows = (0..series.t.len()).map(|index| row(index).ok_or(ReadError::Damaged("columns of a process differ in length")));
+    let points = rows.map(|row| row.and_then(|row| point(&row))).collect::<Result<_, _>>()?;
+    Ok(Timeline { pid: series.pid, name: series.name.clone(), points, cpu_time: duration(series.cpu_time_seconds)? })
+}
+
+fn target(target: document::Target) -> Target {
+    match target {
+        document::Target::Pid(pid) => Target::Pid(pid),
+        document::Target::Name(pattern) => Target::Name(pattern),
+        document::Target::Cgroup(path) => Target::Cgroup(path),
+        document::Target::All(_) => Target::All,
+        document::Target::Command(words) => Target::Command(words),
+    }
+}
+
+fn sampling(sampling: Option<document::Sampling>) -> Result<Sampling, ReadError> {
+    let Some(document::Sampling { tier, clock, asked_hz, achieved_hz }) = sampling else {
+        return Ok(Sampling { tier: Tier::Proc, clock: None, asked_hz: 0.0, achieved_hz: 0.0 });
+    };
+    let tier = [Tier::Ebpf, Tier::PerfEvent, Tier::Proc].into_iter().find(|known| known.name() == tier);
+    let known_clock = |name: String| [Clock::Cycles, Clock::CpuClock].into_iter().find(|known| known.name() == name);
+    Ok(Sampling {
+        tier: tier.ok_or(ReadError::Damaged("a tier that there is not"))?,
+        clock: clock.and_then(known_clock),
+        asked_hz,
+        achieved_hz,
+    })
+}
+
+fn ledger(ledger: &document::Ledger) -> Ledger {
+    let lost = LossReason::ALL.iter().map(|&reason| (reason, ledger.samples_lost.get(reason.name()).copied().unwrap_or(0)));
+    let ends = StackEnd::ALL.iter().map(|&end| (end, ledger.stacks.get(end.name()).copied().unwrap_or(0)));
+    Ledger {
+        ticks_expected: ledger.ticks_expected,
+        ticks: ledger.ticks,
+        ticks_idle: ledger.ticks_idle,
+        ticks_filtered: ledger.ticks_filtered,
+        samples_kept: ledger.samples_kept,
+        samples_lost: lost.filter(|(_, count)| *count > 0).collect(),
+        stacks: ends.filter(|(_, count)| *count > 0).collect(),
+    }
+}
+
+/// The id at an index of a table, as the table's own method gave it.
+fn at<T: Copy>(ids: &[T], index: u32) -> Result<T, ReadError> {
+    ids.get(index as usize).copied().ok_or(ReadError::Damaged("an index is outside of its table"))
+}
+
+fn profile(tables: &document::Profile) -> Result<Profile, ReadError> {
+    let mut profile = Profile::new();
+    let strings: Vec<_> = tables.strings.iter().map(|text| profile.string(text)).collect();
+    let mut mappings = Vec::new();
+    for mapping in &tables.mappings {
+        let kinds = [
+            MappingKind::File,
+            MappingKind::Kernel,
+            MappingKind::Vdso,
+            MappingKind::Anonymous,
+            MappingKind::Unmapped,
+        ];
+        let kind = kinds.into_iter().find(|kind| kind_name(*kind) == mapping.kind);
+        let kind = kind.ok_or(ReadError::Damaged("a kind of mapping that there is not"))?;
+        let build_id = mapping.build_id.as_deref().map(build_id).transpose()?;
+        mappings.push(profile.mapping(model::Mapping { kind, path: at(&strings, mapping.path)?, build_id }));
+    }
+    let mut functions = Vec::new();
+    let document::Functions { name, system_name, file, start_line } = &tables.functions;
+    for (((name, system_name), file), start_line) in name.iter().zip(system_name).zip(file).zip(start_line) {
+        functions.push(profile.function(model::Function {
+            name: at(&strings, *name)?,
+            system_name: at(&strings, *system_name)?,
+            file: at(&strings, *file)?,
+            start_line: *start_line,
+        }));
+    }
+    let mut locations = Vec::new();
+    let document::Locations { mapping, address, lines, unknown } = &tables.locations;
+    for ((mapping, address), lines) in mapping.iter().zip(address).zip(lines) {
+        let address = u64::from_str_radix(address, 16).map_err(|_| ReadError::Damaged("an address is not hexadecimal"))?;
+        let location = profile.location(at(&mappings, *mapping)?, ElfAddr(address));
+        let (pairs, rest) = lines.as_chunks::<2>();
+        if !rest.is_empty() {
+            return Err(ReadError::Damaged("lines are not pairs of function and line"));
+        }
+        let lines = pairs.iter().map(|&[function, line]| Ok(Line { function: at(&functions, function)?, line }));
+        let lines = lines.collect::<Result<Vec<_>, ReadError>>()?;
+        profile.set_lines(location, if lines.is_empty() { Err(UnknownReason::NotSymbolized) } else { Ok(lines) });
+        locations.push(location);
+    }
+    for (name, rows) in unknown {
+        let reason = UnknownReason::ALL.iter().copied().find(|reason| reason_name(*reason) == name);
+        let reason = reason.ok_or(ReadError::Damaged("a reason for a missing name that there is not"))?;
+        for &index in rows {
+            profile.set_lines(at(&locations, index)?, Err(reason));
+        }
+    }
+    let mut stacks = Vec::new();
+    for (&back, &location) in tables.stacks.parent.iter().zip(&tables.stacks.location) {
+        // A parent comes before its children, so there can be no cycle.
+        let parent = match back {
+            0 => None,
+            back => Some(at(&stacks, (stacks.len() as u32).wrapping_sub(back))?),
+        };
+        stacks.push(profile.stack(parent, at(&locations, location)?));
+    }
+    let mut processes = Vec::new();
+    for process in &tables.processes {
+        let name = text(&tables.strings, process.name)?;
+        processes.push(profile.process(process.pid, name));
+    }
+    let mut threads = Vec::new();
+    for thread in &tables.threads {
+        let name = text(&tables.strings, thread.name)?;
+        threads.push(profile.thread(at(&processes, thread.process)?, thread.tid, name));
+    }
+    let mut sources = Vec::new();
+    for source in &tables.sources {
+        let unit = [Unit::Nanoseconds, Unit::Count].into_iter().find(|unit| unit.name() == source.unit);
+        let unit = unit.ok_or(ReadError::Damaged("a unit that there is not"))?;
+        let name = at(&strings, source.name)?;
+        sources.push(profile.source(model::Source { name, unit, period: source.period }));
+    }
+    for sample in &tables.samples {
+        let stack = sample.stack.map(|stack| at(&stacks, stack)).transpose()?;
+        let key = (at(&threads, sample.thread)?, at(&sources, sample.source)?, stack);
+        profile.add(key, sample.count, sample.value, None);
+        let period = tables.sources[sample.source as usize].period;
+        let mut at_us = 0_u64;
+        for (index, delta) in sample.at_us.iter().enumerate() {
+            at_us = at_us.saturating_add(*delta);
+            let value = sample.values.get(index).copied().unwrap_or(period);
+            profile.add(key, 0, 0, Some(Event { at_ns: at_us.saturating_mul(1000), value }));
+        }
+    }
+    Ok(profile)
+}
+
+fn text(strings: &[String], index: u32) -> Result<&str, ReadError> {
+    strings.get(index as usize).map(String::as_str).ok_or(ReadError::Damaged("an index is outside of its table"))
+}
+
+fn build_id(hex: &str) -> Result<BuildId, ReadError> {
+    let damaged = ReadError::Damaged("a build id is not hexadecimal");
+    let (pairs, rest) = hex.as_bytes().as_chunks::<2>();
+    let byte = |pair: &[u8; 2]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    let bytes: Option<Vec<_>> = pairs.iter().map(byte).collect();
+    bytes.filter(|_| rest.is_empty()).map(BuildId).ok_or(damaged)
+}

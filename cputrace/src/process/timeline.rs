@@ -1,0 +1,193 @@
+//! The `/proc` time series of processes: CPU, memory, threads, switches, faults.
+//!
+//! Two or three small files a process and interval. Context switches are the sum over the threads while there are
+//! few, for `/proc/PID/status` has those of the main thread only; with more than [`MAX_SWITCH_THREADS`] threads
+//! reading them all would cost more than it tells, and they stay 0.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use procfs::ProcResult;
+use procfs::process::{Process, Stat};
+
+use crate::model::{Point, Timeline};
+
+/// Processes whose series are kept; those that come later are not.
+const MAX_PROCESSES: usize = 64;
+
+/// Threads of a process whose context switches are read one by one.
+const MAX_SWITCH_THREADS: u64 = 32;
+
+/// Collects the series.
+#[derive(Debug, Default)]
+pub struct Timelines {
+    timelines: Vec<Timeline>,
+    /// By pid: which series, and the last reading.
+    live: HashMap<u32, Live>,
+}
+
+#[derive(Clone, Debug)]
+struct Live {
+    timeline: usize,
+    start_time: u64,
+    last: Reading,
+    at: Duration,
+}
+
+/// What is read of a process; all but the last two only ever grow.
+#[derive(Clone, Copy, Debug, Default)]
+struct Reading {
+    user_ticks: u64,
+    system_ticks: u64,
+    minor_faults: u64,
+    major_faults: u64,
+    voluntary: u64,
+    involuntary: u64,
+    rss_kb: u64,
+    threads: u32,
+}
+
+impl Timelines {
+    /// No series yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Reads each process, at the given time since the start. One that is gone ends its series; a number that was
+    /// given to another process begins a new one.
+    pub fn observe(&mut self, pids: &[u32], at: Duration) {
+        self.live.retain(|pid, _| pids.contains(pid));
+        for &pid in pids {
+            let known = self.live.get(&pid);
+            if known.is_none() && self.live.len() >= MAX_PROCESSES {
+                continue;
+            }
+            let Ok((stat, reading)) = read(pid) else {
+                self.live.remove(&pid);
+                continue;
+            };
+            match self.live.get_mut(&pid).filter(|live| live.start_time == stat.starttime) {
+                Some(live) => {
+                    let timeline = &mut self.timelines[live.timeline];
+                    // A recording's last reading may come right after the one before it.
+                    if at > live.at {
+                        timeline.points.push(point(&live.last, &reading, at - live.at, at));
+                        timeline.cpu_time += cpu_time(reading) - cpu_time(live.last);
+                    }
+                    (live.last, live.at) = (reading, at);
+                    timeline.name = stat.comm;
+                }
+                None => {
+                    let timeline = self.timelines.len();
+                    self.live.insert(pid, Live { timeline, start_time: stat.starttime, last: reading, at });
+                    let (points, cpu_time) = (Vec::new(), Duration::ZERO);
+                    self.timelines.push(Timeline { pid, name: stat.comm, points, cpu_time });
+                }
+            }
+        }
+    }
+
+    /// The series so far.
+    pub fn timelines(&self) -> &[Timeline] {
+        &self.timelines
+    }
+
+    /// The series; one that used the most CPU time comes first among equals in kind: see [`Self::observe`].
+    pub fn finish(self) -> Vec<Timeline> {
+        self.timelines
+    }
+}
+
+fn read(pid: u32) -> ProcResult<(Stat, Reading)> {
+    let process = Process::new(pid.cast_signed())?;
+    let stat = process.stat()?;
+    let (mut voluntary, mut involuntary) = (0, 0);
+    if stat.num_threads.cast_unsigned() <= MAX_SWITCH_THREADS {
+        for task in process.tasks()?.flatten() {
+            // A thread that ended meanwhile.
+            let Ok(status) = task.status() else { continue };
+            voluntary += status.voluntary_ctxt_switches.unwrap_or(0);
+            involuntary += status.nonvoluntary_ctxt_switches.unwrap_or(0);
+        }
+    }
+    let reading = Reading {
+        user_ticks: stat.utime,
+        system_ticks: stat.stime,
+        minor_faults: stat.minflt,
+        major_faults: stat.majflt,
+        voluntary,
+        involuntary,
+        rss_kb: stat.rss * (procfs::page_size() / 1024),
+        threads: stat.num_threads.try_into().unwrap_or(0),
+    };
+    Ok((stat, reading))
+}
+
+/// What happened between two readings.
+fn point(before: &Reading, now: &Reading, interval: Duration, at: Duration) -> Point {
+    let percent = |before: u64, now: u64| 100.0 * ticks(now.saturating_sub(before)).as_secs_f64() / interval.as_secs_f64();
+    let user_percent = percent(before.user_ticks, now.user_ticks);
+    let system_percent = percent(before.system_ticks, now.system_ticks);
+    Point {
+        at,
+        cpu_percent: user_percent + system_percent,
+        user_percent,
+        system_percent,
+        rss_kb: now.rss_kb,
+        threads: now.threads,
+        // Threads that end take their counts with them.
+        voluntary_switches: now.voluntary.saturating_sub(before.voluntary),
+        involuntary_switches: now.involuntary.saturating_sub(before.involuntary),
+        minor_faults: now.minor_faults.saturating_sub(before.minor_faults),
+        major_faults: now.major_faults.saturating_sub(before.major_faults),
+    }
+}
+
+fn cpu_time(reading: Reading) -> Duration {
+    ticks(reading.user_ticks + reading.system_ticks)
+}
+
+/// Clock ticks (`USER_HZ`) as time.
+fn ticks(ticks: u64) -> Duration {
+    Duration::from_secs(ticks) / u32::try_from(procfs::ticks_per_second()).unwrap_or(100)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use std::process::Command;
+
+    use super::*;
+
+    /// A process that burns one core shows near 100 %, and its series' CPU time is that of its own `utime + stime`.
+    #[test]
+    fn a_busy_process() {
+        let mut burner = Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap();
+        let pids = [burner.id()];
+        let (mut timelines, start) = (Timelines::new(), std::time::Instant::now());
+        for _ in 0..6 {
+            timelines.observe(&pids, start.elapsed());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let (_, last) = read(burner.id()).unwrap();
+        timelines.observe(&pids, start.elapsed());
+        burner.kill().unwrap();
+        burner.wait().unwrap();
+        timelines.observe(&pids, start.elapsed());
+        let series = timelines.finish();
+        assert_eq!((series.len(), series[0].points.len(), series[0].name.as_str()), (1, 6, "sh"));
+        let mean = series[0].points.iter().map(|point| point.cpu_percent).sum::<f64>() / 6.0;
+        assert!((30.0..=115.0).contains(&mean), "{mean} % of a core, on a machine that may be busy");
+        assert!(series[0].cpu_time <= cpu_time(last) + Duration::from_millis(20));
+        assert!(series[0].points.iter().all(|point| point.rss_kb > 0 && point.threads == 1));
+    }
+
+    /// A process that is not there has no series.
+    #[test]
+    fn a_missing_process() {
+        let mut timelines = Timelines::new();
+        timelines.observe(&[u32::MAX - 1], Duration::ZERO);
+        assert!(timelines.finish().is_empty());
+    }
+}

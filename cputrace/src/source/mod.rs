@@ -1,0 +1,5 @@
+//! What the numbers mean: one file a kind of event that yields samples.
+//!
+//! - [`on_cpu`]: the sampling clock.
+
+pub mod on_cpu;

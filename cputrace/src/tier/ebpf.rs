@@ -1,0 +1,95 @@
+//! Samples from the eBPF program, and what happens to processes from perf's ring buffers.
+
+use std::time::Duration;
+
+use cputrace_common::stat::Stats;
+
+use super::{Sampler, Scope, TierError, Ticks, online_cpus};
+use crate::collect::{Batch, perf::PerfRings, ring};
+use crate::ebpf::{Config, Object};
+use crate::model::{LossReason, Tier};
+use crate::source::on_cpu::OnCpuClock;
+
+/// The ring buffer holds at least a second of samples of this size: 120 frames.
+const TYPICAL_SAMPLE_BYTES: u32 = 1024;
+
+/// The eBPF program on every CPU.
+pub struct EbpfSampler {
+    // Dropped in this order: first the clock, then the program that it runs.
+    clock: OnCpuClock,
+    changes: PerfRings,
+    object: Object,
+}
+
+impl EbpfSampler {
+    /// Loads and attaches everything; the clock does not run yet.
+    pub fn start(scope: &Scope<'_>, notes: &mut Vec<String>) -> Result<Self, TierError> {
+        let cpus = online_cpus()?;
+        let a_second = scope.frequency.saturating_mul(cpus.len() as u32).saturating_mul(TYPICAL_SAMPLE_BYTES);
+        let ring_bytes = a_second.clamp(256 * 1024, 64 * 1024 * 1024).next_power_of_two();
+        // Before the targets are known to the kernel, so that no child of theirs is missed.
+        let changes =
+            PerfRings::of_host(&cpus).map_err(|source| TierError::Perf { what: "changes of processes", source })?;
+        let clock_error = |source| TierError::Perf { what: "the sampling clock", source };
+        let mut clock = OnCpuClock::open(&cpus, scope.frequency).map_err(clock_error)?;
+        let mut object = Object::load(Config { filter: scope.filter, period: clock.period(), ring_bytes })?;
+        notes.extend_from_slice(object.notes());
+        scope.pids.iter().try_for_each(|&pid| object.add_target(pid))?;
+        clock.run(object.on_cpu()?).map_err(clock_error)?;
+        Ok(Self { clock, changes, object })
+    }
+}
+
+impl Sampler for EbpfSampler {
+    fn tier(&self) -> Tier {
+        Tier::Ebpf
+    }
+
+    fn enable(&mut self) -> Result<(), TierError> {
+        self.clock.enable().map_err(|source| TierError::Perf { what: "the sampling clock", source })
+    }
+
+    fn disable(&mut self) -> Result<(), TierError> {
+        self.clock.disable().map_err(|source| TierError::Perf { what: "the sampling clock", source })
+    }
+
+    fn drain(&mut self, batch: &mut Batch) {
+        // Samples first: then every change that came before one of them is there too.
+        ring::drain(self.object.ring(), batch);
+        self.changes.drain(batch);
+    }
+
+    fn add_target(&mut self, pid: u32) -> Result<(), TierError> {
+        Ok(self.object.add_target(pid)?)
+    }
+
+    fn remove_target(&mut self, pid: u32) {
+        self.object.remove_target(pid);
+    }
+
+    fn ticks(&mut self) -> Result<Ticks, TierError> {
+        let expected = self
+            .clock
+            .ticks_expected()
+            .map_err(|source| TierError::Perf { what: "the sampling clock", source })?;
+        let mut ticks = Ticks { clock: Some(self.clock.clock()), expected, ..Ticks::default() };
+        for stats in self.object.stats()? {
+            let Stats { ticks: seen, idle, filtered, emitted: _, ring_full, scratch_busy, missed, .. } = stats;
+            ticks.seen += seen;
+            ticks.idle += idle;
+            ticks.filtered += filtered;
+            for (reason, count) in [
+                (LossReason::RingBufferFull, ring_full),
+                (LossReason::ScratchBusy, scratch_busy),
+                (LossReason::ClockMissed, missed),
+            ] {
+                *ticks.lost.entry(reason).or_default() += count;
+            }
+        }
+        Ok(ticks)
+    }
+
+    fn bpf_run_time(&self) -> Option<(Duration, u64)> {
+        self.object.run_time()
+    }
+}

@@ -1,0 +1,143 @@
+//! The ways to samples, best first; a session uses the best one that the system allows.
+//!
+//! - [`ebpf`]: sampled and unwound in the kernel, whole host or filtered there.
+//! - [`perf_event`]: perf's own samples, of processes that a plain user may trace.
+//! - [`proc`]: none, the `/proc` timeline alone.
+
+pub mod ebpf;
+pub mod perf_event;
+pub mod proc;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::time::Duration;
+
+use crate::collect::Batch;
+use crate::ebpf::{EbpfError, Filter};
+use crate::model::{Clock, LossReason, Tier};
+
+/// Why a tier cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TierError {
+    /// The kernel refused the eBPF object.
+    #[error(transparent)]
+    Ebpf(#[from] EbpfError),
+    /// The kernel refused an event.
+    #[error("perf_event_open for {what} failed: {source}{}", hint(.source))]
+    Perf {
+        /// What the event was for.
+        what: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The CPUs cannot be listed.
+    #[error("the online CPUs cannot be read: {0}")]
+    Cpus(#[source] io::Error),
+    /// The tier cannot tell these targets from others.
+    #[error("the {tier} tier cannot record {targets}: use root, for eBPF", tier = .tier.name())]
+    Unsupported {
+        /// Which tier.
+        tier: Tier,
+        /// Which targets.
+        targets: &'static str,
+    },
+}
+
+/// The next step for the errors that users meet.
+fn hint(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EACCES | libc::EPERM) => {
+            "; run it as root, or lower kernel.perf_event_paranoid to 2 or less and profile processes of your own"
+        }
+        Some(libc::EMFILE) => "; raise the limit of open files (ulimit -n)",
+        _ => "",
+    }
+}
+
+/// What to sample.
+#[derive(Clone, Debug)]
+pub struct Scope<'a> {
+    /// Which tasks.
+    pub filter: Filter,
+    /// The processes that are targets at the start, for [`Filter::Processes`].
+    pub pids: &'a [u32],
+    /// Ticks a second and CPU.
+    pub frequency: u32,
+}
+
+/// What became of the clock's ticks.
+#[derive(Clone, Debug, Default)]
+pub struct Ticks {
+    /// Which clock it was.
+    pub clock: Option<Clock>,
+    /// How often it should have ticked.
+    pub expected: u64,
+    /// How often it did.
+    pub seen: u64,
+    /// On an idle CPU.
+    pub idle: u64,
+    /// In a task that is no target.
+    pub filtered: u64,
+    /// Losses that the kernel's side counted.
+    pub lost: BTreeMap<LossReason, u64>,
+}
+
+/// One way to samples, attached to its targets.
+pub trait Sampler {
+    /// Which tier it is.
+    fn tier(&self) -> Tier;
+    /// Starts the clock.
+    fn enable(&mut self) -> Result<(), TierError>;
+    /// Stops the clock; what was sampled can still be drained.
+    fn disable(&mut self) -> Result<(), TierError>;
+    /// Takes all that is there.
+    fn drain(&mut self, batch: &mut Batch);
+    /// Another process is a target from now on.
+    fn add_target(&mut self, pid: u32) -> Result<(), TierError>;
+    /// A target is gone.
+    fn remove_target(&mut self, pid: u32);
+    /// What became of the ticks so far.
+    fn ticks(&mut self) -> Result<Ticks, TierError>;
+    /// Time in eBPF programs, and how often they ran; `None` where that is not known.
+    fn bpf_run_time(&self) -> Option<(Duration, u64)>;
+}
+
+/// Starts the wanted tier, or without a wish the best that is allowed. With the sampler comes, for each better
+/// tier that was not allowed, one sentence that says why.
+pub fn start(wanted: Option<Tier>, scope: &Scope<'_>) -> Result<(Box<dyn Sampler>, Vec<String>), TierError> {
+    let mut notes = Vec::new();
+    let mut start_or_note = |tier| match (start_tier(tier, scope, &mut notes), wanted) {
+        (Ok(sampler), _) => Some(Ok(sampler)),
+        (Err(error), Some(_)) => Some(Err(error)),
+        (Err(error), None) => {
+            notes.push(format!("{} is not available: {error}", describe(tier)));
+            None
+        }
+    };
+    let started = match wanted {
+        Some(tier) => start_or_note(tier),
+        None => [Tier::Ebpf, Tier::PerfEvent].into_iter().find_map(&mut start_or_note),
+    };
+    let sampler = started.unwrap_or_else(|| Ok(Box::new(proc::NoSampler)))?;
+    Ok((sampler, notes))
+}
+
+fn start_tier(tier: Tier, scope: &Scope<'_>, notes: &mut Vec<String>) -> Result<Box<dyn Sampler>, TierError> {
+    Ok(match tier {
+        Tier::Ebpf => Box::new(ebpf::EbpfSampler::start(scope, notes)?),
+        Tier::PerfEvent => Box::new(perf_event::PerfSampler::start(scope, notes)?),
+        Tier::Proc => Box::new(proc::NoSampler),
+    })
+}
+
+fn describe(tier: Tier) -> &'static str {
+    match tier {
+        Tier::Ebpf => "sampling by eBPF",
+        Tier::PerfEvent => "sampling by perf_event_open",
+        Tier::Proc => "the /proc timeline",
+    }
+}
+
+fn online_cpus() -> Result<Vec<u32>, TierError> {
+    aya::util::online_cpus().map_err(|(_, error)| TierError::Cpus(error))
+}
