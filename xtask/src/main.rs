@@ -1,2 +1,39 @@
-//! cputrace's development commands, one file each.
-fn main() {}
+//! cputrace's development commands, one file each: `cargo xtask help`.
+
+#![expect(clippy::print_stdout, reason = "a command-line program")]
+
+mod bench;
+mod build_ebpf;
+mod demo;
+mod lint;
+mod system;
+mod test;
+mod workload;
+
+use clap::Parser;
+
+/// cputrace's development commands
+#[derive(Debug, Parser)]
+#[command(bin_name = "cargo xtask")]
+enum Command {
+    /// Build cputrace, record the sample workload, and compare what was seen with what it did
+    Demo(demo::Args),
+    /// Run everything that CI runs: lint, build the eBPF object afresh, all tests
+    Test(test::Args),
+    /// rustfmt, clippy on host and eBPF, cargo-deny
+    Lint,
+    /// Build the eBPF object that is committed and embedded
+    BuildEbpf(build_ebpf::Args),
+    /// Measure what cputrace costs, beside perf and bpftrace
+    Bench(bench::Args),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Command::parse() {
+        Command::Demo(args) => demo::run_demo(&args),
+        Command::Test(args) => test::run_test(&args),
+        Command::Lint => lint::run_lint(),
+        Command::BuildEbpf(args) => build_ebpf::run_build(&args),
+        Command::Bench(args) => bench::run_bench(&args),
+    }
+}

@@ -15,8 +15,8 @@ use cputrace_common::stat::Stats;
 
 pub use btf::{BtfError, KernelTypes};
 
-/// The object that `cargo xtask build-ebpf` made.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/cputrace.bpf.o"));
+/// The object that `cargo xtask build-ebpf` made, or the one that the build was told to take.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("CPUTRACE_BPF_OBJECT"));
 
 /// Why the eBPF tier is not to be had.
 #[derive(Debug, thiserror::Error)]
