@@ -39,3 +39,7 @@ global!(
     /// Byte offset of `se.sum_exec_runtime` in `struct task_struct`; 0 where it is not known.
     TASK_SUM_EXEC_RUNTIME, task_sum_exec_runtime: u64
 );
+global!(
+    /// Byte offset of `se.nr_migrations` in `struct task_struct`.
+    TASK_NR_MIGRATIONS, task_nr_migrations: u64
+);

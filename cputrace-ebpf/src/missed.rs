@@ -2,7 +2,8 @@
 //! virtual machine ran something else.
 //!
 //! An idle CPU may skip ticks too, and a thread sleeps between two of its ticks. So a gap counts only where the
-//! thread ran on: between two ticks in a row on one CPU, both in it, most of the time by the scheduler's account.
+//! thread ran on: between two ticks in a row on one CPU, both in it, without a migration in between, most of the time
+//! by the scheduler's account.
 
 use aya_ebpf::helpers::{bpf_get_current_task, bpf_probe_read_kernel};
 
@@ -14,6 +15,7 @@ pub(crate) struct LastTick {
     tid: u64,
     time_ns: u64,
     sum_exec_runtime: u64,
+    nr_migrations: u64,
 }
 
 impl LastTick {
@@ -24,20 +26,23 @@ impl LastTick {
         if period == 0 || config::task_sum_exec_runtime() == 0 {
             return 0;
         }
-        let runtime = sum_exec_runtime();
+        let runtime = read(config::task_sum_exec_runtime());
+        let migrations = read(config::task_nr_migrations());
         let (gap, ran) = (now_ns - self.time_ns, runtime - self.sum_exec_runtime);
-        let same = self.tid == u64::from(tid);
-        (self.tid, self.time_ns, self.sum_exec_runtime) = (tid.into(), now_ns, runtime);
+        let same = self.tid == u64::from(tid) && self.nr_migrations == migrations;
+        let time_ns = now_ns;
+        *self = Self { tid: tid.into(), time_ns, sum_exec_runtime: runtime, nr_migrations: migrations };
         // The scheduler's account is up to one of its own ticks old.
         if same && ran > gap / 2 { ((gap + period / 2) / period).saturating_sub(1) } else { 0 }
     }
 }
 
+/// A number of the current task.
 #[inline(always)]
-fn sum_exec_runtime() -> u64 {
+fn read(offset: u64) -> u64 {
     // SAFETY: the helper checks the address.
     unsafe {
         let task = bpf_get_current_task() as *const u8;
-        bpf_probe_read_kernel(task.add(config::task_sum_exec_runtime() as usize).cast::<u64>()).unwrap_or(0)
+        bpf_probe_read_kernel(task.add(offset as usize).cast::<u64>()).unwrap_or(0)
     }
 }

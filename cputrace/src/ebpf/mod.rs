@@ -115,7 +115,7 @@ impl Object {
             })
             .ok();
         let follow = follow && offsets.is_some();
-        let TaskOffsets { tgid, sum_exec_runtime } = offsets.unwrap_or_default();
+        let TaskOffsets { tgid, sum_exec_runtime, nr_migrations } = offsets.unwrap_or_default();
         let period_ns = config.period.map_or(0, |period| period.as_nanos() as u64);
         let mut ebpf = EbpfLoader::new()
             .btf(None)
@@ -125,6 +125,7 @@ impl Object {
             .override_global("PERIOD_NS", &period_ns, true)
             .override_global("TASK_TGID", &tgid, true)
             .override_global("TASK_SUM_EXEC_RUNTIME", &sum_exec_runtime, true)
+            .override_global("TASK_NR_MIGRATIONS", &nr_migrations, true)
             .map_max_entries("SAMPLES", config.ring_bytes)
             .load(OBJECT)
             .map_err(EbpfError::Load)?;
@@ -207,15 +208,17 @@ pub fn map_kb() -> u64 {
 struct TaskOffsets {
     tgid: u64,
     sum_exec_runtime: u64,
+    nr_migrations: u64,
 }
 
 impl TaskOffsets {
     fn of_running_kernel() -> Result<Self, BtfError> {
         let types = KernelTypes::of_running_kernel()?;
+        let se = types.member_offset("task_struct", "se")?;
         Ok(Self {
             tgid: types.member_offset("task_struct", "tgid")?,
-            sum_exec_runtime: types.member_offset("task_struct", "se")?
-                + types.member_offset("sched_entity", "sum_exec_runtime")?,
+            sum_exec_runtime: se + types.member_offset("sched_entity", "sum_exec_runtime")?,
+            nr_migrations: se + types.member_offset("sched_entity", "nr_migrations")?,
         })
     }
 }
