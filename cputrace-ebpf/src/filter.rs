@@ -21,5 +21,5 @@ pub(crate) fn is_target(tgid: u32) -> bool {
 /// Whether the process is in the set of targets.
 #[inline(always)]
 pub(crate) fn is_target_process(tgid: u32) -> bool {
-    TARGETS.get_ptr(&tgid).is_some()
+    TARGETS.get_ptr(tgid).is_some()
 }

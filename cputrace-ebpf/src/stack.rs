@@ -21,9 +21,7 @@ pub(crate) fn take(ctx: &impl EbpfContext, record: &mut Record) {
     let kernel = unsafe { bpf_get_stack(ctx.as_ptr(), frames, (MAX_KERNEL_FRAMES * 8) as u32, 0) };
     let kernel = (if kernel > 0 { kernel / FRAME } else { 0 } as usize).min(MAX_KERNEL_FRAMES);
     // SAFETY: `frames` has room for MAX_USER_FRAMES behind MAX_KERNEL_FRAMES.
-    let user = unsafe {
-        bpf_get_stack(ctx.as_ptr(), frames.add(kernel * 8), (MAX_USER_FRAMES * 8) as u32, USER_STACK)
-    };
+    let user = unsafe { bpf_get_stack(ctx.as_ptr(), frames.add(kernel * 8), (MAX_USER_FRAMES * 8) as u32, USER_STACK) };
     record.header.kernel_frames = kernel as u16;
     let (user, end) = match user {
         ..=0 => (0, End::NoUserStack),

@@ -119,7 +119,11 @@ impl Files {
         Finding {
             what: "privileges",
             verdict: if missing.is_empty() { Verdict::Good } else { Verdict::Bad },
-            found: if missing.is_empty() { "all that is needed".to_owned() } else { format!("lacks {}", missing.join(", ")) },
+            found: if missing.is_empty() {
+                "all that is needed".to_owned()
+            } else {
+                format!("lacks {}", missing.join(", "))
+            },
             effect: "no eBPF; only processes of your own can be sampled",
             fix: "run cputrace as root (sudo)",
         }
@@ -220,7 +224,9 @@ impl Files {
         Finding {
             what: "locked memory",
             verdict: Verdict::Good,
-            found: format!("kernel.perf_event_mlock_kb = {pages}, RLIMIT_MEMLOCK = {limit} (not needed from Linux 5.11 on)"),
+            found: format!(
+                "kernel.perf_event_mlock_kb = {pages}, RLIMIT_MEMLOCK = {limit} (not needed from Linux 5.11 on)"
+            ),
             effect: "",
             fix: "",
         }
@@ -244,7 +250,8 @@ impl Files {
         Finding {
             what: "control groups",
             verdict: if mount.is_some() { Verdict::Good } else { Verdict::Limited },
-            found: mount.map_or("no unified hierarchy".to_owned(), |mount| format!("unified hierarchy at {}", mount.display())),
+            found: mount
+                .map_or("no unified hierarchy".to_owned(), |mount| format!("unified hierarchy at {}", mount.display())),
             effect: "--cgroup lists a group's processes instead of filtering in the kernel",
             fix: "boot with systemd.unified_cgroup_hierarchy=1",
         }

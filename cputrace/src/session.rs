@@ -3,7 +3,7 @@
 //! [`record`] reads as the table of contents. A closed set of events drives its loop: the drain's and the
 //! timeline's due times, the deadline, and what the caller sends ([`Stop`]).
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -11,8 +11,8 @@ use crate::aggregate::Aggregator;
 use crate::collect::{Batch, Event};
 use crate::ebpf::Filter;
 use crate::model::{
-    Ledger, LossReason, MappingId, MappingKind, Overhead, Profile, Recording, Sampling, Target, Tier,
-    Timeline, UnknownReason,
+    Ledger, LossReason, MappingId, MappingKind, Overhead, Profile, Recording, Sampling, Target, Tier, Timeline,
+    UnknownReason,
 };
 use crate::process::command::{CommandError, HeldCommand};
 use crate::process::target::{self, Selection, TargetError};
@@ -27,6 +27,9 @@ const DRAIN_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How often new processes are looked for that match a name or are in a control group of version 1.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Processes whose timeline is kept, where the targets are the whole host or a control group.
+const BUSIEST: usize = 16;
 
 /// What to record, decided by the caller.
 #[derive(Clone, Debug)]
@@ -136,12 +139,14 @@ struct Session<'a> {
     started: Instant,
     elapsed: Duration,
     own_cpu_before: Duration,
+    own_cpu: Duration,
+    /// Samples so far of each process, where the targets are not a set of processes.
+    busy: HashMap<u32, u64>,
 }
 
 impl<'a> Session<'a> {
     /// Finds the targets and attaches to them; the clock does not run yet.
     fn attach(options: &'a Options, command: Option<&HeldCommand>) -> Result<Self, SessionError> {
-        let own_cpu_before = own_cpu();
         let target::Resolved { selection, mut pids } = target::resolve(&options.targets)?;
         pids.extend(command.map(HeldCommand::pid));
         let filter = match selection {
@@ -168,7 +173,9 @@ impl<'a> Session<'a> {
             start: SystemTime::now(),
             started: Instant::now(),
             elapsed: Duration::ZERO,
-            own_cpu_before,
+            own_cpu_before: Duration::ZERO,
+            own_cpu: Duration::ZERO,
+            busy: HashMap::new(),
         })
     }
 
@@ -176,6 +183,7 @@ impl<'a> Session<'a> {
     fn start(&mut self) -> Result<(), SessionError> {
         self.sampler.enable()?;
         (self.start, self.started) = (SystemTime::now(), Instant::now());
+        self.own_cpu_before = own_cpu();
         self.aggregator.start_at(monotonic_ns());
         self.observe();
         Ok(())
@@ -233,6 +241,7 @@ impl<'a> Session<'a> {
         self.elapsed = self.started.elapsed();
         self.drain();
         self.observe();
+        self.own_cpu = own_cpu().saturating_sub(self.own_cpu_before);
     }
 
     /// Takes what the kernel has for us, in order of time.
@@ -246,6 +255,9 @@ impl<'a> Session<'a> {
                 Event::Sample(sample) => {
                     self.aggregator.add(*time_ns, sample, sample.frames(frames), &mut self.mappings);
                     self.ledger.samples_kept += 1;
+                    if self.selection != Selection::Processes {
+                        *self.busy.entry(sample.pid).or_default() += 1;
+                    }
                     *self.ledger.stacks.entry(sample.end).or_default() += 1;
                 }
                 Event::Change(change) => self.apply(change),
@@ -271,9 +283,16 @@ impl<'a> Session<'a> {
     fn observe(&mut self) {
         let pids: Vec<u32> = match self.selection {
             Selection::Processes => self.targets.iter().copied().collect(),
-            Selection::Cgroup { .. } | Selection::All => target::members(&self.options.targets),
+            Selection::Cgroup { .. } | Selection::All => self.busiest(),
         };
         self.timelines.observe(&pids, self.started.elapsed());
+    }
+
+    /// The processes with the most samples so far: of a whole host the few that matter.
+    fn busiest(&self) -> Vec<u32> {
+        let mut pids: Vec<_> = self.busy.iter().map(|(pid, samples)| (*samples, *pid)).collect();
+        pids.sort_unstable_by(|a, b| b.cmp(a));
+        pids.into_iter().take(BUSIEST).map(|(_, pid)| pid).collect()
     }
 
     /// Finds new processes that match, where the kernel's side cannot.
@@ -317,7 +336,9 @@ impl<'a> Session<'a> {
         let overhead = self.overhead();
         let (mut profile, objects) = self.aggregator.finish();
         let mappings = &self.mappings;
-        let code = |mapping: MappingId| objects.get(&mapping).map_or(Code::Missing(UnknownReason::Unmapped), |&object| code(mappings, object));
+        let code = |mapping: MappingId| {
+            objects.get(&mapping).map_or(Code::Missing(UnknownReason::Unmapped), |&object| code(mappings, object))
+        };
         let stopped = || stop.try_recv().is_ok();
         symbolize(&mut profile, &code, &stopped);
         Recording {
@@ -366,7 +387,7 @@ impl<'a> Session<'a> {
         Overhead {
             bpf_run_time: run_time.map(|(time, _)| time),
             bpf_runs: run_time.map_or(0, |(_, runs)| runs),
-            own_cpu: own_cpu().saturating_sub(self.own_cpu_before),
+            own_cpu: self.own_cpu,
             own_rss_kb: own_peak_rss_kb(),
             map_kb: crate::ebpf::map_kb(),
         }

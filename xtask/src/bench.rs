@@ -4,7 +4,7 @@ use crate::system::root;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {}
 
-pub(crate) fn run_bench(_: &Args) -> anyhow::Result<()> {
+pub(crate) fn run(_: &Args) -> anyhow::Result<()> {
     println!("{}", root().display());
     Ok(())
 }

@@ -24,7 +24,7 @@ pub(crate) struct Args {
 const OBJECT: &str = "cputrace/bpf/cputrace.bpf.o";
 const STAMP: &str = "cputrace/bpf/cputrace.bpf.stamp";
 
-pub(crate) fn run_build(args: &Args) -> anyhow::Result<()> {
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if args.check {
         return check();
     }
@@ -136,7 +136,9 @@ impl Toolchain {
             }
             Self::Debian => {
                 let mut cargo = command(DEBIAN_CARGO);
-                cargo.env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1");
+                // cargo finds its clippy on the path, where rustup's would come first.
+                let path = format!("/usr/bin:{}", std::env::var("PATH").unwrap_or_default());
+                cargo.env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1").env("PATH", path);
                 cargo
             }
         };
@@ -154,7 +156,8 @@ impl Toolchain {
     /// Release and LLVM of the compiler, and the linker.
     fn version(self) -> anyhow::Result<String> {
         let version = output(self.rustc().env_remove("RUSTUP_TOOLCHAIN").arg("-vV"))?;
-        let lines: Vec<_> = version.lines().filter(|line| line.starts_with("release") || line.starts_with("LLVM")).collect();
+        let lines: Vec<_> =
+            version.lines().filter(|line| line.starts_with("release") || line.starts_with("LLVM")).collect();
         let linker = output(command("bpf-linker").arg("--version"))?;
         Ok(format!("rustc {}\n{}", lines.join("\nrustc "), linker.trim()))
     }
@@ -179,6 +182,7 @@ pub(crate) fn install_toolchain() -> anyhow::Result<()> {
                 ("/usr/lib/rustlib/src/rust", "rust-web-src"),
                 (DEBIAN_RUSTC, "rustc-web"),
                 (DEBIAN_CARGO, "cargo-web"),
+                ("/usr/bin/clippy-driver", "rust-web-clippy"),
             ])?;
         }
     }

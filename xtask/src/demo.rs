@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
 
-use crate::system::{as_root, cargo, command, has, install, root, run, target};
+use crate::system::{self, as_root, cargo, command, has, install, root, target};
 use crate::workload::{self, Frames};
 
 #[derive(Debug, clap::Args)]
@@ -19,11 +19,11 @@ pub(crate) struct Args {
 /// How far a share may be off, in points.
 const TOLERANCE: f64 = 2.0;
 
-pub(crate) fn run_demo(args: &Args) -> anyhow::Result<()> {
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if !has("cc") {
         install(&[("cc", "gcc"), ("/usr/include/stdio.h", "libc6-dev")])?;
     }
-    run(cargo().args(["build", "--locked", "--release", "--package", "cputrace"]))?;
+    system::run(cargo().args(["build", "--locked", "--release", "--package", "cputrace"]))?;
     let app = workload::build(Frames::Pointers)?;
     let folded = target().join("workload/demo.folded");
     let mut child = command(&app).stdout(Stdio::piped()).spawn().context("the sample workload does not start")?;
@@ -32,7 +32,7 @@ pub(crate) fn run_demo(args: &Args) -> anyhow::Result<()> {
     for file in [Path::new("trace.json"), Path::new("flamegraph.svg"), &folded] {
         record.arg("--out").arg(file);
     }
-    let recorded = run(&mut record);
+    let recorded = system::run(&mut record);
     let _ = Command::new("kill").arg(child.id().to_string()).status();
     let output = child.wait_with_output_text()?;
     recorded?;
@@ -58,7 +58,8 @@ impl OutputText for std::process::Child {
 
 /// Prints true and sampled share of each of the workload's functions.
 fn compare(truth: &str, folded: &str) -> anyhow::Result<()> {
-    let truth: BTreeMap<String, f64> = serde_json::from_str(truth).context("the sample workload did not say what it did")?;
+    let truth: BTreeMap<String, f64> =
+        serde_json::from_str(truth).context("the sample workload did not say what it did")?;
     let mut sampled: BTreeMap<&str, f64> = truth.keys().map(|name| (name.as_str(), 0.0)).collect();
     for line in folded.lines() {
         let (stack, count) = line.rsplit_once(' ').unwrap_or((line, "0"));

@@ -10,6 +10,8 @@ mod system;
 mod test;
 mod workload;
 
+use std::process::ExitCode;
+
 use clap::Parser;
 
 /// cputrace's development commands
@@ -28,12 +30,19 @@ enum Command {
     Bench(bench::Args),
 }
 
-fn main() -> anyhow::Result<()> {
-    match Command::parse() {
-        Command::Demo(args) => demo::run_demo(&args),
-        Command::Test(args) => test::run_test(&args),
-        Command::Lint => lint::run_lint(),
-        Command::BuildEbpf(args) => build_ebpf::run_build(&args),
-        Command::Bench(args) => bench::run_bench(&args),
+fn main() -> ExitCode {
+    let done = match Command::parse() {
+        Command::Demo(args) => demo::run(&args),
+        Command::Test(args) => test::run(&args),
+        Command::Lint => lint::run(),
+        Command::BuildEbpf(args) => build_ebpf::run(&args),
+        Command::Bench(args) => bench::run(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

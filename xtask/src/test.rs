@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 
-use crate::system::{as_root, cargo, install, is_root, run};
+use crate::system::{self, as_root, cargo, install, is_root};
 use crate::workload::{self, Frames};
 use crate::{build_ebpf, lint};
 
@@ -32,7 +32,7 @@ struct Step {
     outcome: anyhow::Result<Vec<String>>,
 }
 
-pub(crate) fn run_test(args: &Args) -> anyhow::Result<()> {
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let mut steps = Vec::new();
     let mut step = |name, work: &mut dyn FnMut() -> anyhow::Result<Vec<String>>| {
         println!("\n== {name}");
@@ -49,7 +49,7 @@ pub(crate) fn run_test(args: &Args) -> anyhow::Result<()> {
         Ok(Vec::new())
     });
     if !args.no_lint {
-        step("lint", &mut lint::run_all);
+        step("lint", &mut lint::lint);
     }
     step("eBPF stamp", &mut || build_ebpf::check().map(|()| Vec::new()));
     let mut object = None;
@@ -67,13 +67,15 @@ pub(crate) fn run_test(args: &Args) -> anyhow::Result<()> {
         }
         cargo
     };
-    step("unit and golden tests", &mut || run(tests(false).args(["--workspace", "--exclude", "cputrace-ebpf"])).map(|()| Vec::new()));
+    step("unit and golden tests", &mut || {
+        system::run(tests(false).args(["--workspace", "--exclude", "cputrace-ebpf"])).map(|()| Vec::new())
+    });
     step("live tests", &mut || {
         workload::build(Frames::Pointers)?;
         workload::build(Frames::NoPointers)?;
         let mut cargo = tests(true);
         cargo.args(["--package", "cputrace", "--test", "live", "--", "--ignored", "--test-threads=1"]);
-        run(&mut cargo).map(|()| Vec::new())
+        system::run(&mut cargo).map(|()| Vec::new())
     });
     summarize(&steps)
 }

@@ -18,7 +18,7 @@ fn follow(ctx: &RawTracePointContext) {
     if parent == child || !filter::is_target_process(parent) {
         return;
     }
-    if maps::TARGETS.insert(&child, &parent, 0).is_err()
+    if maps::TARGETS.insert(child, parent, 0).is_err()
         && let Some(stats) = maps::STATS.get_ptr_mut(0)
     {
         // SAFETY: this CPU's element.

@@ -41,9 +41,10 @@ pub(super) struct Args {
     /// Stop after this time: seconds, or with a unit (10s, 100ms, 2m)
     #[arg(short, long, value_name = "TIME", value_parser = duration::seconds)]
     duration: Option<Duration>,
-    /// Time between two points of the CPU and memory timeline: milliseconds, or with a unit
-    #[arg(long, value_name = "TIME", default_value = "100", value_parser = duration::milliseconds)]
-    interval: Duration,
+    /// Time between two points of the CPU and memory timeline: milliseconds, or with a unit [default: 100, of the
+    /// whole host or a control group 1000]
+    #[arg(long, value_name = "TIME", value_parser = duration::milliseconds)]
+    interval: Option<Duration>,
     /// Write the recording to this file, in the format of its ending; can be repeated
     #[arg(short, long, value_name = "FILE", help = outputs_help())]
     out: Vec<PathBuf>,
@@ -92,12 +93,13 @@ impl Args {
     }
 
     fn options(&self) -> Options {
+        let many = self.all || self.cgroup.is_some();
         let tiers = [Tier::Ebpf, Tier::PerfEvent, Tier::Proc];
         Options {
             targets: self.targets(),
             frequency: self.frequency,
             duration: self.duration,
-            interval: self.interval,
+            interval: self.interval.unwrap_or(Duration::from_millis(if many { 1000 } else { 100 })),
             tier: self.tier.as_deref().and_then(|name| tiers.into_iter().find(|tier| tier.name() == name)),
             follow_children: !self.no_children,
         }
@@ -108,7 +110,9 @@ impl Args {
         let paths = if self.out.is_empty() { &default[..] } else { &self.out };
         let mut outputs = Vec::new();
         for path in paths {
-            let json = path == Path::new("-");
+            // Standard output and devices have no ending to go by.
+            let device = path.metadata().is_ok_and(|metadata| !metadata.is_file());
+            let json = path == Path::new("-") || device;
             outputs.push((path.clone(), if json { export::by_name("json")? } else { export::by_path(path)? }));
         }
         for name in &self.format {

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
 
-use crate::model::{LossReason, Profile, Recording, StackEnd, Tier};
+use crate::model::{LocationId, LossReason, Profile, Recording, StackEnd, Tier};
 use crate::sink::file::Written;
 
 /// Functions that are listed.
@@ -49,8 +49,7 @@ fn write_summary(out: &mut String, recording: &Recording, written: &[Written], w
 }
 
 fn write_timelines(out: &mut String, recording: &Recording) -> std::fmt::Result {
-    let mut timelines: Vec<_> = recording.timelines.iter().collect();
-    timelines.sort_by_key(|timeline| std::cmp::Reverse(timeline.cpu_time));
+    let timelines = &recording.timelines;
     for timeline in timelines.iter().take(TOP_THREADS) {
         let points = &timeline.points;
         let largest = points.iter().map(|point| point.cpu_percent).fold(0.0, f64::max);
@@ -76,11 +75,19 @@ struct Weight {
     total: u64,
 }
 
+/// A location's functions; what has no name goes by its file, or else every address would be a line of its own.
+fn names(profile: &Profile, id: LocationId) -> Vec<String> {
+    let location = &profile.locations()[id.index()];
+    let Some(reason) = location.unknown else { return profile.names(id) };
+    let path = profile.text(profile.mappings()[location.mapping.index()].path);
+    vec![format!("{} ({})", path.rsplit('/').next().unwrap_or(path), reason.describe())]
+}
+
 /// By name: what each function took itself, and together with what it called.
 fn functions(profile: &Profile) -> (Vec<(String, Weight)>, u64) {
     let mut weights: HashMap<String, Weight> = HashMap::new();
     let mut all = 0;
-    let names: Vec<Vec<String>> = profile.location_ids().map(|id| profile.names(id)).collect();
+    let names: Vec<Vec<String>> = profile.location_ids().map(|id| names(profile, id)).collect();
     for sample in profile.samples() {
         all += sample.count;
         // A function that calls itself is on the stack only once for its total.
@@ -192,8 +199,8 @@ fn write_overhead(out: &mut String, recording: &Recording) -> std::fmt::Result {
 pub(super) fn size(bytes: u64) -> String {
     match bytes {
         ..10_000 => format!("{bytes} B"),
-        ..10_000_000 => format!("{:.0} kB", bytes as f64 / 1e3),
-        ..10_000_000_000 => format!("{:.0} MB", bytes as f64 / 1e6),
+        10_000..10_000_000 => format!("{:.0} kB", bytes as f64 / 1e3),
+        10_000_000..10_000_000_000 => format!("{:.0} MB", bytes as f64 / 1e6),
         _ => format!("{:.1} GB", bytes as f64 / 1e9),
     }
 }

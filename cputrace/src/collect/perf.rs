@@ -57,8 +57,7 @@ impl PerfRings {
     /// What happens to every process of the host. Needs CAP_PERFMON.
     pub fn of_host(cpus: &[u32]) -> io::Result<Self> {
         let open = |&cpu: &u32| {
-            let mut counter =
-                changes(Software::DUMMY).include_kernel().any_pid().one_cpu(cpu as usize).build()?;
+            let mut counter = changes(Software::DUMMY).include_kernel().any_pid().one_cpu(cpu as usize).build()?;
             counter.enable()?;
             counter.sampled(CHANGES_BYTES)
         };

@@ -143,9 +143,9 @@ mod tests {
         let strings = b"\0outer\0a\0b\0c\0int\0";
         let words = |words: &[u32]| words.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<u8>>();
         let types = [
-            words(&[13, 1 << 24, 4, 32]),                                     // 1: int
-            words(&[0, STRUCT << 24 | 2, 8, 9, 1, 0, 11, 1, 32]),             // 2: { b, c }
-            words(&[1, STRUCT << 24 | 2, 12, 7, 1, 0, 0, 2, 32]),             // 3: outer
+            words(&[13, 1 << 24, 4, 32]),                         // 1: int
+            words(&[0, STRUCT << 24 | 2, 8, 9, 1, 0, 11, 1, 32]), // 2: { b, c }
+            words(&[1, STRUCT << 24 | 2, 12, 7, 1, 0, 0, 2, 32]), // 3: outer
         ]
         .concat();
         let header = [&[0x9f, 0xeb, 1, 0][..], &words(&[24, 0, types.len() as u32, types.len() as u32, 17])].concat();

@@ -188,7 +188,6 @@ impl Object {
         }
         Some(total)
     }
-
 }
 
 /// Kernel memory of this process's eBPF maps, as the kernel accounts it (`memlock` in their fdinfo).

@@ -56,7 +56,13 @@ fn line(profile: &Profile, sample: &Sample) -> String {
         let names = profile.names(id);
         let outermost = names.len() - 1;
         frames.extend(names.into_iter().enumerate().map(|(depth, name)| {
-            let mark = if kernel { "_[k]" } else if depth < outermost { "_[i]" } else { "" };
+            let mark = if kernel {
+                "_[k]"
+            } else if depth < outermost {
+                "_[i]"
+            } else {
+                ""
+            };
             clean(&name) + mark
         }));
     }

@@ -181,12 +181,16 @@ fn id(index: usize) -> u64 {
 fn message(recording: &Recording) -> proto::Profile {
     let profile = &recording.profile;
     let mut strings = Strings { table: vec![String::new()], ids: HashMap::from([(String::new(), 0)]) };
-    let sample_type: Vec<_> = profile.sources().iter().flat_map(|source| {
-        let (count, value) = column_names(profile.text(source.name));
-        let count = proto::ValueType { r#type: strings.id(&count), unit: strings.id("count") };
-        let value = proto::ValueType { r#type: strings.id(&value), unit: strings.id(source.unit.name()) };
-        [count, value]
-    }).collect();
+    let sample_type: Vec<_> = profile
+        .sources()
+        .iter()
+        .flat_map(|source| {
+            let (count, value) = column_names(profile.text(source.name));
+            let count = proto::ValueType { r#type: strings.id(&count), unit: strings.id("count") };
+            let value = proto::ValueType { r#type: strings.id(&value), unit: strings.id(source.unit.name()) };
+            [count, value]
+        })
+        .collect();
     let period_type = sample_type.get(1).copied();
     let since_epoch = recording.start.duration_since(UNIX_EPOCH).unwrap_or_default();
     proto::Profile {
@@ -236,24 +240,30 @@ fn samples(profile: &Profile, strings: &mut Strings) -> Vec<proto::Sample> {
 }
 
 fn mappings(profile: &Profile, strings: &mut Strings) -> Vec<proto::Mapping> {
-    let mut mappings: Vec<_> = profile.mappings().iter().enumerate().map(|(index, mapping)| proto::Mapping {
-        id: id(index),
-        memory_start: u64::MAX,
-        memory_limit: 0,
-        filename: strings.id(profile.text(mapping.path)),
-        build_id: mapping.build_id.as_ref().map_or(0, |id| strings.id(&id.to_string())),
-        // What could be looked up was: readers need not try again.
-        has_functions: mapping.kind != MappingKind::Unmapped,
-        has_filenames: false,
-        has_line_numbers: false,
-        has_inline_frames: false,
-    }).collect();
+    let mut mappings: Vec<_> = profile
+        .mappings()
+        .iter()
+        .enumerate()
+        .map(|(index, mapping)| proto::Mapping {
+            id: id(index),
+            memory_start: u64::MAX,
+            memory_limit: 0,
+            filename: strings.id(profile.text(mapping.path)),
+            build_id: mapping.build_id.as_ref().map_or(0, |id| strings.id(&id.to_string())),
+            // What could be looked up was: readers need not try again.
+            has_functions: mapping.kind != MappingKind::Unmapped,
+            has_filenames: false,
+            has_line_numbers: false,
+            has_inline_frames: false,
+        })
+        .collect();
     // Addresses are those of the file; a mapping has to contain its locations.
     for location in profile.locations() {
         let mapping = &mut mappings[location.mapping.index()];
         mapping.memory_start = mapping.memory_start.min(location.address.0 & !0xfff);
         mapping.memory_limit = mapping.memory_limit.max((location.address.0 | 0xfff).saturating_add(1));
-        let with_file = |line: &crate::model::Line| !profile.text(profile.functions()[line.function.index()].file).is_empty();
+        let with_file =
+            |line: &crate::model::Line| !profile.text(profile.functions()[line.function.index()].file).is_empty();
         mapping.has_filenames |= location.lines.iter().any(with_file);
         mapping.has_line_numbers |= location.lines.iter().any(|line| line.line > 0);
         mapping.has_inline_frames |= location.lines.len() > 1;

@@ -399,13 +399,7 @@ impl Profile {
 
     /// Adds `count` observations worth `value` to the sample of (thread, source, stack).
     /// `event` keeps this one's time, for a timeline.
-    pub fn add(
-        &mut self,
-        key: (ThreadId, SourceId, Option<StackId>),
-        count: u64,
-        value: u64,
-        event: Option<Event>,
-    ) {
+    pub fn add(&mut self, key: (ThreadId, SourceId, Option<StackId>), count: u64, value: u64, event: Option<Event>) {
         let (thread, source, stack) = key;
         let next = self.samples.len();
         let row = *self.sample_ids.ids.entry(key).or_insert(next);
@@ -451,10 +445,7 @@ impl Profile {
         if row.lines.is_empty() {
             return vec![self.unknown_name(row)];
         }
-        row.lines
-            .iter()
-            .map(|line| self.text(self.functions[line.function.index()].name).to_owned())
-            .collect()
+        row.lines.iter().map(|line| self.text(self.functions[line.function.index()].name).to_owned()).collect()
     }
 
     fn unknown_name(&self, location: &Location) -> String {

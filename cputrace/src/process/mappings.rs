@@ -136,9 +136,13 @@ impl Mappings {
 
     /// Where an address of a process lies.
     pub fn normalize(&mut self, pid: u32, address: u64) -> Place {
-        let Some(space) = self.space(pid) else { return Place { object: ObjectId::PROCESS_GONE, address: ElfAddr(address) } };
+        let Some(space) = self.space(pid) else {
+            return Place { object: ObjectId::PROCESS_GONE, address: ElfAddr(address) };
+        };
         let found = space.regions.range(..=address).next_back().filter(|(_, mapped)| address < mapped.end);
-        let Some((&start, mapped)) = found else { return Place { object: ObjectId::UNMAPPED, address: ElfAddr(address) } };
+        let Some((&start, mapped)) = found else {
+            return Place { object: ObjectId::UNMAPPED, address: ElfAddr(address) };
+        };
         let Mapped { end, file_offset, object } = mapped.clone();
         let address = match self.objects[object.0].kind {
             MappingKind::Vdso => ElfAddr(address - start),
@@ -226,7 +230,9 @@ fn kind(file: &FileId) -> MappingKind {
     match file.path.to_str() {
         Some("[vdso]") => MappingKind::Vdso,
         _ if file.inode == 0 => MappingKind::Anonymous,
-        Some(path) if path.starts_with("/memfd:") || path.starts_with("/dev/zero") || path.starts_with("anon_inode:") => {
+        Some(path)
+            if path.starts_with("/memfd:") || path.starts_with("/dev/zero") || path.starts_with("anon_inode:") =>
+        {
             MappingKind::Anonymous
         }
         _ => MappingKind::File,
@@ -240,7 +246,10 @@ fn open_mapped(path: &Path, pid: u32, range: std::ops::Range<u64>) -> Option<Fil
         return Some(file);
     }
     let in_root = Path::new(&format!("/proc/{pid}/root")).join(path.strip_prefix("/").unwrap_or(path));
-    File::open(in_root).or_else(|_| File::open(path)).ok().filter(|file| file.metadata().is_ok_and(|meta| meta.size() > 0))
+    File::open(in_root)
+        .or_else(|_| File::open(path))
+        .ok()
+        .filter(|file| file.metadata().is_ok_and(|meta| meta.size() > 0))
 }
 
 /// The executable regions of a process; `None` if it is gone or not ours to see.

@@ -85,11 +85,6 @@ pub fn newcomers(targets: &[Target]) -> Vec<u32> {
     open.flat_map(|target| processes(target).unwrap_or_default()).collect()
 }
 
-/// The processes of a control group, or of the whole host, now.
-pub fn members(targets: &[Target]) -> Vec<u32> {
-    targets.iter().flat_map(|target| processes(target).unwrap_or_default()).collect()
-}
-
 /// Whether a process runs: not gone, and no zombie either.
 pub fn is_alive(pid: u32) -> bool {
     let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
@@ -156,7 +151,9 @@ impl Cgroup {
             let procs = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
             pids.extend(procs.lines().filter_map(|line| line.parse::<u32>().ok()));
             let entries = fs::read_dir(&directory).into_iter().flatten().flatten();
-            directories.extend(entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()));
+            directories.extend(
+                entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()),
+            );
         }
         pids
     }

@@ -12,7 +12,7 @@ use procfs::process::{Process, Stat};
 
 use crate::model::{Point, Timeline};
 
-/// Processes whose series are kept; those that come later are not.
+/// Processes that are read at a time; those that come while so many live have no series.
 const MAX_PROCESSES: usize = 64;
 
 /// Threads of a process whose context switches are read one by one.
@@ -92,8 +92,10 @@ impl Timelines {
         &self.timelines
     }
 
-    /// The series; one that used the most CPU time comes first among equals in kind: see [`Self::observe`].
-    pub fn finish(self) -> Vec<Timeline> {
+    /// The series that have a point, the one with the most CPU time first.
+    pub fn finish(mut self) -> Vec<Timeline> {
+        self.timelines.retain(|timeline| !timeline.points.is_empty());
+        self.timelines.sort_by_key(|timeline| std::cmp::Reverse(timeline.cpu_time));
         self.timelines
     }
 }
@@ -125,7 +127,8 @@ fn read(pid: u32) -> ProcResult<(Stat, Reading)> {
 
 /// What happened between two readings.
 fn point(before: &Reading, now: &Reading, interval: Duration, at: Duration) -> Point {
-    let percent = |before: u64, now: u64| 100.0 * ticks(now.saturating_sub(before)).as_secs_f64() / interval.as_secs_f64();
+    let percent =
+        |before: u64, now: u64| 100.0 * ticks(now.saturating_sub(before)).as_secs_f64() / interval.as_secs_f64();
     let user_percent = percent(before.user_ticks, now.user_ticks);
     let system_percent = percent(before.system_ticks, now.system_ticks);
     Point {

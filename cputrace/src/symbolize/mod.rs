@@ -99,7 +99,8 @@ fn kallsyms_are_hidden() -> bool {
     use std::io::Read;
     let mut start = [0; 16];
     let read = File::open("/proc/kallsyms").and_then(|mut file| file.read_exact(&mut start));
-    read.is_err() || start == [b'0'; 16] && !std::fs::read_to_string("/proc/kallsyms").is_ok_and(|text| has_address(&text))
+    read.is_err()
+        || start == [b'0'; 16] && !std::fs::read_to_string("/proc/kallsyms").is_ok_and(|text| has_address(&text))
 }
 
 fn has_address(kallsyms: &str) -> bool {

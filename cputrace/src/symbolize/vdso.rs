@@ -7,7 +7,8 @@ use std::os::unix::fs::FileExt;
 /// A copy of this process's own, in a file that is nowhere.
 pub(super) fn image() -> io::Result<File> {
     let maps = std::fs::read_to_string("/proc/self/maps")?;
-    let range = maps.lines().find(|line| line.ends_with("[vdso]")).and_then(|line| line.split(' ').next()?.split_once('-'));
+    let range =
+        maps.lines().find(|line| line.ends_with("[vdso]")).and_then(|line| line.split(' ').next()?.split_once('-'));
     let hex = |text: &str| u64::from_str_radix(text, 16).ok();
     let range = range.and_then(|(start, end)| Some((hex(start)?, hex(end)?)));
     let (start, end) = range.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "this process has no vDSO"))?;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use cputrace_common::stat::Stats;
 
-use super::{Sampler, Scope, TierError, Ticks, online_cpus};
+use super::{Sampler, Scope, Ticks, TierError, online_cpus};
 use crate::collect::{Batch, perf::PerfRings, ring};
 use crate::ebpf::{Config, Object};
 use crate::model::{LossReason, Tier};
@@ -68,10 +68,8 @@ impl Sampler for EbpfSampler {
     }
 
     fn ticks(&mut self) -> Result<Ticks, TierError> {
-        let expected = self
-            .clock
-            .ticks_expected()
-            .map_err(|source| TierError::Perf { what: "the sampling clock", source })?;
+        let expected =
+            self.clock.ticks_expected().map_err(|source| TierError::Perf { what: "the sampling clock", source })?;
         let mut ticks = Ticks { clock: Some(self.clock.clock()), expected, ..Ticks::default() };
         for stats in self.object.stats()? {
             let Stats { ticks: seen, idle, filtered, emitted: _, ring_full, scratch_busy, missed, .. } = stats;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Sampler, Scope, TierError, Ticks, online_cpus};
+use super::{Sampler, Scope, Ticks, TierError, online_cpus};
 use crate::collect::Batch;
 use crate::collect::perf::{PerfRings, PerfSampling};
 use crate::ebpf::Filter;
@@ -38,7 +38,8 @@ impl PerfSampler {
             sampler.add_target(pid)?;
         }
         if !sampler.sampling.kernel {
-            notes.push("kernel frames are left out: kernel.perf_event_paranoid forbids them to a plain user".to_owned());
+            notes
+                .push("kernel frames are left out: kernel.perf_event_paranoid forbids them to a plain user".to_owned());
         }
         Ok(sampler)
     }
@@ -95,14 +96,7 @@ impl Sampler for PerfSampler {
         let expected = (u128::from(cpu_time) * u128::from(self.sampling.frequency) / 1_000_000_000) as u64;
         let expected = expected.max(seen);
         let lost = [(LossReason::RingBufferFull, self.lost), (LossReason::ClockMissed, expected - seen)];
-        Ok(Ticks {
-            clock: Some(Clock::CpuClock),
-            expected,
-            seen,
-            idle: 0,
-            filtered: 0,
-            lost: BTreeMap::from(lost),
-        })
+        Ok(Ticks { clock: Some(Clock::CpuClock), expected, seen, idle: 0, filtered: 0, lost: BTreeMap::from(lost) })
     }
 
     fn bpf_run_time(&self) -> Option<(Duration, u64)> {

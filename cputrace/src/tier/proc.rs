@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Sampler, TierError, Ticks};
+use super::{Sampler, Ticks, TierError};
 use crate::collect::Batch;
 use crate::model::Tier;
 

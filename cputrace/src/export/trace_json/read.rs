@@ -54,7 +54,7 @@ fn recording(trace: document::Trace) -> Result<Recording, ReadError> {
     }
     let start = OffsetDateTime::parse(&trace.start_time, &Rfc3339);
     let start = start.map_err(|_| ReadError::Damaged("start_time is not an RFC 3339 time"))?;
-    let timelines = if trace.processes.is_empty() {
+    let timelines = if trace.schema_version == 0 {
         vec![ancestors_timeline(&trace)?]
     } else {
         trace.processes.iter().map(timeline).collect::<Result<_, _>>()?
@@ -127,7 +127,8 @@ fn timeline(series: &document::ProcessSeries) -> Result<Timeline, ReadError> {
             major_faults: *series.major_faults.get(index)?,
         })
     };
-    let rows = (0..series.t.len()).map(|index| row(index).ok_or(ReadError::Damaged("columns of a process differ in length")));
+    let rows =
+        (0..series.t.len()).map(|index| row(index).ok_or(ReadError::Damaged("columns of a process differ in length")));
     let points = rows.map(|row| row.and_then(|row| point(&row))).collect::<Result<_, _>>()?;
     Ok(Timeline { pid: series.pid, name: series.name.clone(), points, cpu_time: duration(series.cpu_time_seconds)? })
 }
@@ -157,7 +158,8 @@ fn sampling(sampling: Option<document::Sampling>) -> Result<Sampling, ReadError>
 }
 
 fn ledger(ledger: &document::Ledger) -> Ledger {
-    let lost = LossReason::ALL.iter().map(|&reason| (reason, ledger.samples_lost.get(reason.name()).copied().unwrap_or(0)));
+    let lost =
+        LossReason::ALL.iter().map(|&reason| (reason, ledger.samples_lost.get(reason.name()).copied().unwrap_or(0)));
     let ends = StackEnd::ALL.iter().map(|&end| (end, ledger.stacks.get(end.name()).copied().unwrap_or(0)));
     Ledger {
         ticks_expected: ledger.ticks_expected,
@@ -180,13 +182,8 @@ fn profile(tables: &document::Profile) -> Result<Profile, ReadError> {
     let strings: Vec<_> = tables.strings.iter().map(|text| profile.string(text)).collect();
     let mut mappings = Vec::new();
     for mapping in &tables.mappings {
-        let kinds = [
-            MappingKind::File,
-            MappingKind::Kernel,
-            MappingKind::Vdso,
-            MappingKind::Anonymous,
-            MappingKind::Unmapped,
-        ];
+        let kinds =
+            [MappingKind::File, MappingKind::Kernel, MappingKind::Vdso, MappingKind::Anonymous, MappingKind::Unmapped];
         let kind = kinds.into_iter().find(|kind| kind_name(*kind) == mapping.kind);
         let kind = kind.ok_or(ReadError::Damaged("a kind of mapping that there is not"))?;
         let build_id = mapping.build_id.as_deref().map(build_id).transpose()?;
@@ -205,7 +202,8 @@ fn profile(tables: &document::Profile) -> Result<Profile, ReadError> {
     let mut locations = Vec::new();
     let document::Locations { mapping, address, lines, unknown } = &tables.locations;
     for ((mapping, address), lines) in mapping.iter().zip(address).zip(lines) {
-        let address = u64::from_str_radix(address, 16).map_err(|_| ReadError::Damaged("an address is not hexadecimal"))?;
+        let address =
+            u64::from_str_radix(address, 16).map_err(|_| ReadError::Damaged("an address is not hexadecimal"))?;
         let location = profile.location(at(&mappings, *mapping)?, ElfAddr(address));
         let (pairs, rest) = lines.as_chunks::<2>();
         if !rest.is_empty() {

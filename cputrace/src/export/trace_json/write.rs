@@ -10,22 +10,12 @@ use super::{SCHEMA_VERSION, document};
 use crate::model::{self, LossReason, MappingKind, Point, Recording, StackEnd, Timeline, UnknownReason};
 
 pub(super) fn document(recording: &Recording) -> document::Trace {
-    let Recording {
-        session_id,
-        start,
-        duration,
-        host,
-        targets,
-        sampling,
-        profile,
-        timelines,
-        ledger,
-        overhead,
-        notes,
-    } = recording;
+    let Recording { session_id, start, duration, host, targets, sampling, profile, timelines, ledger, overhead, notes } =
+        recording;
     let first = timelines.first();
     // RFC 3339 has the years 0 to 9999, and `start` was a clock's time once.
-    let start_time = OffsetDateTime::from(*start).replace_nanosecond(0).ok().and_then(|time| time.format(&Rfc3339).ok());
+    let start_time =
+        OffsetDateTime::from(*start).replace_nanosecond(0).ok().and_then(|time| time.format(&Rfc3339).ok());
     document::Trace {
         schema_version: SCHEMA_VERSION,
         session_id: session_id.clone(),
@@ -60,7 +50,10 @@ pub(super) fn document(recording: &Recording) -> document::Trace {
         ledger: document::Ledger {
             samples_expected: ledger.samples_expected(),
             samples_kept: ledger.samples_kept,
-            samples_lost: LossReason::ALL.iter().map(|reason| count(reason.name(), ledger.samples_lost.get(reason))).collect(),
+            samples_lost: LossReason::ALL
+                .iter()
+                .map(|reason| count(reason.name(), ledger.samples_lost.get(reason)))
+                .collect(),
             unaccounted: ledger.unaccounted(),
             stacks: StackEnd::ALL.iter().map(|end| count(end.name(), ledger.stacks.get(end))).collect(),
             ticks_expected: ledger.ticks_expected,

@@ -1,0 +1,226 @@
+//! Every format: the same small recording through each exporter, judged by the format's own readers.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::path::Path;
+use std::process::Command;
+
+use cputrace::export::{self, Exporter, trace_json};
+use cputrace::model::*;
+use proptest::prelude::*;
+use serde_json::Value;
+use support::{recording, require};
+
+fn exported(name: &str, recording: &Recording) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    export::by_name(name).unwrap().export(recording, &mut bytes).unwrap();
+    bytes
+}
+
+fn json(recording: &Recording) -> Value {
+    serde_json::from_slice(&exported("json", recording)).unwrap()
+}
+
+fn check_schema(document: &Value) {
+    let schema: Value = serde_json::from_str(include_str!("../schema/trace.schema.json")).unwrap();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let errors: Vec<_> =
+        validator.iter_errors(document).map(|error| format!("{}: {error}", error.instance_path())).collect();
+    assert!(errors.is_empty(), "{}", errors.join("\n"));
+}
+
+/// A recording that a program of this version cannot have made, but that has all the same shape.
+fn empty() -> Recording {
+    Recording { profile: Profile::new(), timelines: Vec::new(), ledger: Ledger::default(), ..recording() }
+}
+
+/// The published schema describes every field that is written, and the ancestor's files.
+#[test]
+fn trace_json_follows_its_schema() {
+    check_schema(&json(&recording()));
+    check_schema(&json(&empty()));
+    check_schema(&serde_json::from_str(include_str!("fixtures/ancestor.json")).unwrap());
+}
+
+/// The ancestor's names have the ancestor's meanings.
+#[test]
+fn trace_json_has_the_ancestors_fields() {
+    let document = json(&recording());
+    assert_eq!(document["session_id"], "trace-20260221-050852");
+    assert_eq!(document["start_time"], "2026-02-21T05:08:52Z");
+    assert_eq!(
+        document["metadata"],
+        serde_json::json!({ "pid": 1234, "process_name": "app", "threads": 2, "vm_rss_kb": 45320 })
+    );
+    assert_eq!(document["summary"]["cpu_max_percent"], 98.1);
+    assert_eq!(document["summary"]["sample_count"], 2);
+    assert_eq!(document["samples"][0]["t"], 0.1);
+    assert_eq!(document["samples"][0]["cpu_pct"], 72.4);
+}
+
+/// The ledger adds up: expected = kept + lost.
+#[test]
+fn ledger_adds_up() {
+    let ledger = &json(&recording())["ledger"];
+    assert_eq!(ledger["samples_expected"], 10);
+    assert_eq!(ledger["samples_kept"], 8);
+    assert_eq!(ledger["unaccounted"], 0);
+    assert_eq!(ledger["samples_lost"]["ring_buffer_full"], 1);
+}
+
+/// Written, read and written again is the same; compressed files are read too.
+#[test]
+fn trace_json_reads_back() {
+    for recording in [recording(), empty()] {
+        let first = exported("json", &recording);
+        let again = exported("json", &trace_json::read(&*first).unwrap());
+        assert_eq!(String::from_utf8(first).unwrap(), String::from_utf8(again).unwrap());
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["t.json", "t.json.gz", "t.json.zst"] {
+        let path = folder.path().join(name);
+        cputrace::sink::file::write(&recording(), export::by_path(&path).unwrap(), &path).unwrap();
+        let read = trace_json::read(std::fs::File::open(&path).unwrap()).unwrap();
+        assert_eq!(json(&read), json(&recording()), "{name}");
+    }
+}
+
+/// A file of the ancestor reads: its time series is all that it has.
+#[test]
+fn the_ancestors_file_reads() {
+    let recording = trace_json::read(&include_bytes!("fixtures/ancestor.json")[..]).unwrap();
+    assert_eq!((recording.timelines[0].pid, recording.timelines[0].points.len()), (1234, 2));
+    assert_eq!(recording.sampling.tier, Tier::Proc);
+    assert!(recording.profile.samples().is_empty());
+}
+
+/// What is no trace says so in a sentence.
+#[test]
+fn other_files_are_refused() {
+    let check = |text: &str, sentence: &str| {
+        let error = trace_json::read(text.as_bytes()).unwrap_err().to_string();
+        assert!(error.contains(sentence), "{error}");
+    };
+    check("", "not a trace.json");
+    check("[1, 2]", "not a trace.json");
+    check(&"[".repeat(100_000), "not a trace.json");
+    let mut document = json(&recording());
+    document["schema_version"] = 99.into();
+    check(&document.to_string(), "use a newer cputrace");
+    let mut document = json(&recording());
+    document["profile"]["stacks"]["parent"][0] = 1.into();
+    check(&document.to_string(), "outside of its table");
+    let mut document = json(&recording());
+    document["duration_seconds"] = (-1).into();
+    check(&document.to_string(), "negative");
+}
+
+proptest! {
+    /// A damaged file is an error or another recording, never a panic.
+    #[test]
+    fn damaged_files_do_no_harm(at: prop::sample::Index, byte: u8, cut: prop::sample::Index) {
+        let mut bytes = exported("json", &recording());
+        let position = at.index(bytes.len());
+        bytes[position] = byte;
+        let _ = trace_json::read(&*bytes).map(|recording| exported("json", &recording));
+        bytes.truncate(cut.index(bytes.len()));
+        let _ = trace_json::read(&*bytes);
+    }
+}
+
+/// Folded stacks, root first, with the marks of flame graph tools.
+#[test]
+fn folded() {
+    insta::assert_snapshot!(String::from_utf8(exported("folded", &recording())).unwrap(), @r"
+    app;main;app+0x2000 1
+    app;main;main;parse<T>: with a semicolon_[i] 4
+    app;main;main;parse<T>: with a semicolon_[i];vfs_write_[k] 2
+    other;[no stack] 1
+    ");
+}
+
+/// The flame graph is an SVG with every function in it; one of nothing is drawn too.
+#[test]
+fn flamegraph() {
+    let svg = String::from_utf8(exported("flamegraph", &recording())).unwrap();
+    for word in ["<svg", "vfs_write", "parse&lt;T&gt;", "On-CPU time of app (1234), other", "8 samples in 0.2 s"] {
+        assert!(svg.contains(word), "{word} in {svg}");
+    }
+    assert!(String::from_utf8(exported("flamegraph", &empty())).unwrap().contains("no samples"));
+}
+
+/// Go's own pprof reads the profile: values, names, inlined functions, labels, build id.
+#[test]
+fn pprof_by_go() {
+    if !require("go") {
+        return;
+    }
+    let file = tempfile::NamedTempFile::with_suffix(".pb.gz").unwrap();
+    std::fs::write(file.path(), exported("pprof", &recording())).unwrap();
+    let pprof = |arguments: &[&str]| {
+        let output = Command::new("go").args(["tool", "pprof"]).args(arguments).arg(file.path()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let top = pprof(&["-top"]);
+    for word in ["Type: cpu", "Total samples = 80.81ms", "vfs_write", "parse; with a semicolon (inline)"] {
+        assert!(top.contains(word), "{word} in {top}");
+    }
+    let raw = pprof(&["-raw"]);
+    for word in ["samples/count cpu/nanoseconds", "thread:[worker]", "tid:[1235]", &"ab".repeat(20), "parse.h:20:0"] {
+        assert!(raw.contains(word), "{word} in {raw}");
+    }
+}
+
+/// The file's ending chooses the format, below a compression.
+#[test]
+fn formats_by_ending() {
+    let format = |name: &str| export::by_path(Path::new(name)).map(Exporter::name).map_err(|error| error.to_string());
+    assert_eq!(format("a/trace.json").unwrap(), "json");
+    assert_eq!(format("trace.json.zst").unwrap(), "json");
+    assert_eq!(format("x.svg").unwrap(), "flamegraph");
+    assert_eq!(format("x.folded.gz").unwrap(), "folded");
+    assert_eq!(format("x.pb.gz").unwrap(), "pprof");
+    assert!(format("x.gz").unwrap_err().contains("known are json, svg, folded, pb.gz"));
+}
+
+/// Half a minute of a busy host of two CPUs at 99 Hz: 6,000 samples, 45 frames deep, from 1,500 different stacks.
+#[test]
+fn trace_json_stays_small() {
+    let mut recording = recording();
+    let mut profile = Profile::new();
+    let name = profile.string("on-cpu");
+    let source = profile.source(Source { name, unit: Unit::Nanoseconds, period: 10_101_010 });
+    let path = profile.string("/usr/lib/postgresql/15/bin/postgres");
+    let mapping = profile.mapping(Mapping { kind: MappingKind::File, path, build_id: None });
+    let process = profile.process(1, "postgres");
+    let threads: Vec<_> = (0..20).map(|tid| profile.thread(process, tid, "postgres")).collect();
+    let mut random = 1_u64;
+    let mut next = move |below: u64| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) % below
+    };
+    for index in 0..6000 {
+        // Stacks branch near their leaves: 25 frames in common, then wider and wider.
+        let mut stack = None;
+        for depth in 0..45_u64 {
+            let choice = if depth < 25 { depth % 3 } else { next(2) * u64::from(next(20) == 0) + depth };
+            let location = profile.location(mapping, ElfAddr(0x40_0000 + depth * 0x1000 + choice * 16));
+            stack = Some(profile.stack(stack, location));
+        }
+        for id in profile.location_ids().collect::<Vec<_>>() {
+            if profile.locations()[id.index()].unknown.is_some() {
+                let name = profile.string(&format!("ExecSomeNodeOfThePlan_{}", id.index()));
+                let function = profile.function(Function { name, system_name: name, file: name, start_line: 0 });
+                profile.set_lines(id, Ok(vec![Line { function, line: 100 }]));
+            }
+        }
+        let event = Event { at_ns: index * 5_000_000, value: 10_101_010 };
+        profile.add((threads[next(20) as usize], source, stack), 1, 10_101_010, Some(event));
+    }
+    recording.profile = profile;
+    let bytes = exported("json", &recording).len();
+    assert!(bytes < 2_000_000, "{bytes} bytes");
+}

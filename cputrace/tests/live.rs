@@ -1,0 +1,396 @@
+//! Real recordings of real programs by the built binary. They need root: `cargo xtask test` runs them.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use support::{require, skip_unless};
+use tempfile::TempDir;
+
+const CPUTRACE: &str = env!("CARGO_BIN_EXE_cputrace");
+
+/// A folder to record in, and the recording's files.
+struct Lab(TempDir);
+
+impl Lab {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(CPUTRACE);
+        command.current_dir(self.0.path()).args(arguments);
+        command
+    }
+
+    /// Records with `arguments` into trace.json and stacks.folded.
+    fn record(&self, arguments: &[&str]) -> Output {
+        self.command(&["record", "-o", "trace.json", "-o", "stacks.folded"]).args(arguments).output().unwrap()
+    }
+
+    fn trace(&self) -> Value {
+        serde_json::from_slice(&std::fs::read(self.path("trace.json")).unwrap()).unwrap()
+    }
+
+    /// Folded stacks, each with its samples.
+    fn stacks(&self) -> Vec<(String, f64)> {
+        let text = std::fs::read_to_string(self.path("stacks.folded")).unwrap();
+        let lines = text.lines().map(|line| line.rsplit_once(' ').unwrap());
+        lines.map(|(stack, count)| (stack.to_owned(), count.parse().unwrap())).collect()
+    }
+
+    /// Samples of stacks with a frame of this name in them.
+    fn samples_in(&self, frame: &str) -> f64 {
+        let stacks = self.stacks();
+        stacks.iter().filter(|(stack, _)| stack.split(';').any(|name| name == frame)).map(|(_, count)| count).sum()
+    }
+}
+
+/// A child that does not outlive its test.
+struct Running(Child);
+
+impl Running {
+    fn start(command: &mut Command) -> Self {
+        Self(command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap())
+    }
+
+    fn pid(&self) -> String {
+        self.0.id().to_string()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn root() -> bool {
+    let id = Command::new("id").arg("-u").output().unwrap();
+    skip_unless(id.stdout == b"0\n", "it is not run as root")
+}
+
+fn signal(process: &Child, name: &str) {
+    assert!(Command::new("kill").args([&format!("-{name}"), &process.id().to_string()]).status().unwrap().success());
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// expected = kept + lost, to the sample.
+fn check_ledger(trace: &Value) {
+    let ledger = &trace["ledger"];
+    assert_eq!(ledger["unaccounted"], 0, "{ledger}");
+    let lost: u64 = ledger["samples_lost"].as_object().unwrap().values().map(|count| count.as_u64().unwrap()).sum();
+    assert_eq!(ledger["samples_expected"].as_u64().unwrap(), ledger["samples_kept"].as_u64().unwrap() + lost);
+}
+
+fn workload() -> Option<PathBuf> {
+    let mut folder = Path::new(CPUTRACE).to_owned();
+    folder.pop();
+    folder.pop();
+    let program = folder.join("workload/sample_app_fp");
+    skip_unless(program.exists(), "the sample workload is not built: run cargo xtask test").then_some(program)
+}
+
+/// The sample workload: each function within 2 points of its true share, and the sampled CPU time that of the kernel.
+#[test]
+#[ignore = "needs root"]
+fn shares_are_true() {
+    let (true, Some(workload)) = (root(), workload()) else { return };
+    let lab = Lab::new();
+    let mut app = Running::start(&mut Command::new(workload));
+    // Enough samples for the tolerance: 3 standard deviations are 1.5 points.
+    let output = lab.record(&["--pid", &app.pid(), "--duration", "30", "--frequency", "199"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    signal(&app.0, "TERM");
+    let mut truth = String::new();
+    app.0.stdout.take().unwrap().read_to_string(&mut truth).unwrap();
+    let truth: BTreeMap<String, f64> = serde_json::from_str(&truth).unwrap();
+    let all_truth: f64 = truth.values().sum();
+    let all_samples: f64 = truth.keys().map(|name| lab.samples_in(name)).sum();
+    for (name, seconds) in &truth {
+        let (is, seen) = (100.0 * seconds / all_truth, 100.0 * lab.samples_in(name) / all_samples);
+        assert!((is - seen).abs() < 2.0, "{name}: {is:.1} % in truth, {seen:.1} % seen");
+    }
+    let trace = lab.trace();
+    check_ledger(&trace);
+    let cpu_seconds = trace["processes"][0]["cpu_time_seconds"].as_f64().unwrap();
+    let expected = trace["ledger"]["samples_expected"].as_f64().unwrap() / 199.0;
+    assert!((expected / cpu_seconds - 1.0).abs() < 0.02, "{expected} s sampled, {cpu_seconds} s by utime + stime");
+}
+
+/// A command is recorded from its first instruction, and its exit status is passed on.
+#[test]
+#[ignore = "needs root"]
+fn commands_pass_on_their_status() {
+    if !root() {
+        return;
+    }
+    let lab = Lab::new();
+    let code = |arguments: &[&str]| lab.record(arguments).status.code();
+    assert_eq!(code(&["--", "false"]), Some(1));
+    assert_eq!(code(&["--", "true"]), Some(0));
+    assert_eq!(code(&["--", "sh", "-c", "exit 42"]), Some(42));
+    assert_eq!(code(&["--", "sh", "-c", "kill -9 $$"]), Some(137));
+    assert_eq!(code(&["--", "/no/such/program"]), Some(127));
+    assert_eq!(code(&["--", "/etc/passwd"]), Some(126));
+}
+
+/// Children are followed through fork and exec, however short they live, and have names.
+#[test]
+#[ignore = "needs root"]
+fn short_children_are_followed() {
+    if !root() {
+        return;
+    }
+    let lab = Lab::new();
+    let script = "for i in $(seq 200); do /bin/ls / > /dev/null; done";
+    let output = lab.record(&["--frequency", "4999", "--", "bash", "-c", script]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let trace = lab.trace();
+    check_ledger(&trace);
+    let processes = trace["profile"]["processes"].as_array().unwrap().len();
+    assert!(processes > 150, "{processes} processes seen");
+    let stacks = lab.stacks();
+    let all: f64 = stacks.iter().map(|(_, count)| count).sum();
+    let gone: f64 = stacks.iter().filter(|(stack, _)| stack.contains("[process gone]")).map(|(_, count)| count).sum();
+    assert!(gone / all < 0.02, "{gone} of {all} samples of processes whose mappings are not known");
+    // Without children, only the shell itself.
+    lab.record(&["--frequency", "4999", "--no-children", "--", "bash", "-c", script]);
+    assert_eq!(lab.trace()["profile"]["processes"].as_array().unwrap().len(), 1);
+}
+
+/// A target that ends, ends the recording, and nothing is lost.
+#[test]
+#[ignore = "needs root"]
+fn the_targets_end_is_the_recordings() {
+    if !root() {
+        return;
+    }
+    let lab = Lab::new();
+    let mut app = Running::start(Command::new("timeout").args(["1", "sh", "-c", "while :; do :; done"]));
+    let start = Instant::now();
+    let output = lab.record(&["--name", "^sh -c while :; do :; done$", "--duration", "20"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(start.elapsed() < Duration::from_secs(5), "it went on for {:?}", start.elapsed());
+    assert!(lab.trace()["ledger"]["samples_kept"].as_u64().unwrap() > 50);
+    app.0.wait().unwrap();
+}
+
+/// Ctrl-C ends the recording, and the files are written.
+#[test]
+#[ignore = "needs root"]
+fn interrupt_ends_and_writes() {
+    if !root() {
+        return;
+    }
+    let lab = Lab::new();
+    let app = Running::start(Command::new("sh").args(["-c", "while :; do :; done"]));
+    let mut record =
+        lab.command(&["record", "-o", "trace.json", "--pid", &app.pid()]).stdout(Stdio::null()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(1000));
+    signal(&record, "INT");
+    assert!(record.wait().unwrap().success());
+    assert!(lab.trace()["ledger"]["samples_kept"].as_u64().unwrap() > 30);
+}
+
+/// What is wrong is said in one sentence, before any time is spent.
+#[test]
+#[ignore = "needs root"]
+fn mistakes_are_said() {
+    if !root() {
+        return;
+    }
+    let lab = Lab::new();
+    let check = |arguments: &[&str], sentence: &str| {
+        let output = lab.command(arguments).output().unwrap();
+        assert!(!output.status.success());
+        let text = stderr(&output);
+        assert!(text.contains(sentence), "{text}");
+    };
+    check(&["record", "--pid", "4194303"], "there is no process 4194303");
+    check(&["record", "--name", "no such process"], "no process's name or command line matches");
+    check(&["record", "--all", "--pid", "1"], "--all cannot be combined");
+    check(&["record", "--cgroup", "/no/such"], "there is no control group /no/such");
+    check(&["record", "--all", "-o", "x.foo"], "no ending of a known format");
+    check(&["record", "--all", "--duration", "1", "-o", "no/such/folder/x.json"], "its directory does not exist");
+    check(&["record"], "no target");
+    check(&["report", "/etc/passwd"], "not a trace.json");
+}
+
+/// A full disk costs one file, not the others.
+#[test]
+#[ignore = "needs root"]
+fn a_full_disk_costs_one_file() {
+    if !root() {
+        return;
+    }
+    let lab = Lab::new();
+    let full = lab.path("full");
+    std::fs::create_dir(&full).unwrap();
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=4k", "tmpfs"]).arg(&full).status().unwrap();
+    if !skip_unless(mounted.success(), "a tmpfs cannot be mounted") {
+        return;
+    }
+    let app = Running::start(Command::new("sh").args(["-c", "while :; do :; done"]));
+    let output = lab.record(&["--pid", &app.pid(), "--frequency", "999", "--duration", "1", "-o", "full/trace.json"]);
+    let left = std::fs::read_dir(&full).unwrap().count();
+    assert!(Command::new("umount").arg(&full).status().unwrap().success());
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("No space left on device"), "{}", stderr(&output));
+    assert_eq!(left, 0, "no half a file is left");
+    assert!(lab.path("trace.json").exists());
+}
+
+/// Standard output that is closed or full costs nothing that was gathered.
+#[test]
+#[ignore = "needs root"]
+fn a_closed_stdout_costs_nothing() {
+    if !root() {
+        return;
+    }
+    let lab = Lab::new();
+    for redirect in [">&-", "> /dev/full"] {
+        let script = format!("{CPUTRACE} record --all --duration 0.3 -o trace.json {redirect}");
+        let output = Command::new("sh").args(["-c", &script]).current_dir(lab.0.path()).output().unwrap();
+        assert!(output.status.success(), "{redirect}: {}", stderr(&output));
+        assert!(!stderr(&output).contains("panicked"));
+        lab.trace();
+        std::fs::remove_file(lab.path("trace.json")).unwrap();
+    }
+}
+
+/// Without privileges: samples of one's own processes by perf_event_open, of others the timeline alone.
+#[test]
+#[ignore = "needs root"]
+fn a_plain_user_gets_what_is_allowed() {
+    if !(root() && require("setpriv")) {
+        return;
+    }
+    let lab = Lab::new();
+    let nobody = |arguments: &[&str]| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]).args(arguments);
+        command
+    };
+    // The build's folder may not be anybody's.
+    let program = lab.path("cputrace");
+    std::fs::copy(CPUTRACE, &program).unwrap();
+    Command::new("chmod").args(["-R", "a+rwx"]).arg(lab.0.path()).status().unwrap();
+    let program = program.to_str().unwrap();
+    let app = Running::start(&mut nobody(&["sh", "-c", "while :; do :; done"]));
+    std::thread::sleep(Duration::from_millis(200));
+    let record = |pid: &str| {
+        let arguments = [program, "record", "-o", "trace.json", "--duration", "1", "--pid", pid];
+        let output = nobody(&arguments).current_dir(lab.0.path()).output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        lab.trace()
+    };
+    let paranoid: i32 =
+        std::fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").unwrap().trim().parse().unwrap();
+    let own = record(&app.pid());
+    if skip_unless(paranoid <= 2, "kernel.perf_event_paranoid is above 2") {
+        assert_eq!(own["sampling"]["tier"], "perf_event");
+        assert!(own["ledger"]["samples_kept"].as_u64().unwrap() > 50, "{}", own["ledger"]);
+    }
+    let others = record("1");
+    assert_eq!(others["sampling"]["tier"], "proc");
+    assert!(others["samples"].as_array().unwrap().len() >= 5);
+    assert!(others["notes"][0].as_str().unwrap().contains("root"), "{}", others["notes"]);
+    // doctor says so too, and its exit status tells scripts.
+    assert!(!nobody(&[program, "doctor"]).output().unwrap().status.success());
+    assert!(Command::new(CPUTRACE).arg("doctor").output().unwrap().status.success());
+}
+
+/// A program in its own mount namespace, with a file that only it can see, has its names; a deleted one too.
+#[test]
+#[ignore = "needs root"]
+fn hidden_and_deleted_files_have_names() {
+    if !(root() && require("cc") && require("unshare")) {
+        return;
+    }
+    let lab = Lab::new();
+    let source = lab.path("burn.c");
+    std::fs::write(
+        &source,
+        "volatile long x; __attribute__((noinline)) void burn_here(void) { for (int i = 0; i < 1000000; i++) x += i; }\n\
+         int main(void) { for (;;) burn_here(); }\n",
+    )
+    .unwrap();
+    let burn = lab.path("burn");
+    let flags = ["-O1", "-fno-omit-frame-pointer", "-o"];
+    assert!(Command::new("cc").args(flags).arg(&burn).arg(&source).status().unwrap().success());
+    let script = format!(
+        "mkdir {0}/hidden && mount -t tmpfs none {0}/hidden && cp {0}/burn {0}/hidden/ && exec {0}/hidden/burn",
+        lab.0.path().display()
+    );
+    let check = |app: &Running, what: &str| {
+        std::thread::sleep(Duration::from_millis(300));
+        let output = lab.record(&["--pid", &app.pid(), "--duration", "1"]);
+        assert!(output.status.success(), "{}", stderr(&output));
+        let (named, all): (f64, f64) = (lab.samples_in("burn_here"), lab.stacks().iter().map(|(_, count)| count).sum());
+        assert!(named / all > 0.9, "{what}: {named} of {all} samples have the name");
+    };
+    let hidden = Running::start(Command::new("unshare").args(["--mount", "sh", "-c", &script]));
+    check(&hidden, "in a mount namespace");
+    let deleted = Running::start(&mut Command::new(&burn));
+    std::thread::sleep(Duration::from_millis(100));
+    std::fs::remove_file(&burn).unwrap();
+    check(&deleted, "deleted");
+}
+
+/// 2,000 threads are no problem, and those born after the attach are seen.
+#[test]
+#[ignore = "needs root"]
+fn many_threads() {
+    if !(root() && require("python3")) {
+        return;
+    }
+    let lab = Lab::new();
+    let script = "import threading, time\n\
+                  time.sleep(0.5)\n\
+                  def work():\n    end = time.time() + 2\n    while time.time() < end: time.sleep(0.01)\n\
+                  threads = [threading.Thread(target=work) for _ in range(2000)]\n\
+                  [t.start() for t in threads]\n[t.join() for t in threads]";
+    let app = Running::start(Command::new("python3").args(["-c", script]));
+    let output = lab.record(&["--pid", &app.pid(), "--duration", "3", "--frequency", "999"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let trace = lab.trace();
+    check_ledger(&trace);
+    let threads = trace["profile"]["threads"].as_array().unwrap().len();
+    assert!(threads > 100, "{threads} threads seen");
+}
+
+/// The whole host and a control group are recorded, with kernel names.
+#[test]
+#[ignore = "needs root"]
+fn whole_host_and_control_group() {
+    if !root() {
+        return;
+    }
+    let lab = Lab::new();
+    let app = Running::start(Command::new("sh").args(["-c", "while :; do :; done"]));
+    let output = lab.record(&["--all", "--duration", "1"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    check_ledger(&lab.trace());
+    assert!(lab.samples_in("sh") > 30.0);
+    let groups = std::fs::read_to_string(format!("/proc/{}/cgroup", app.pid())).unwrap();
+    let unified = groups.lines().find_map(|line| line.strip_prefix("0::")).unwrap();
+    let output = lab.record(&["--cgroup", unified, "--duration", "1"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(lab.samples_in("sh") > 30.0);
+}
