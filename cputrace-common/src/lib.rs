@@ -11,3 +11,4 @@
 pub mod config;
 pub mod sample;
 pub mod stat;
+pub mod unwind;

@@ -32,6 +32,10 @@ global!(
     PERIOD_NS, period_ns: u64
 );
 global!(
+    /// Not 0: children of the targets are targets.
+    FOLLOW, follow: u32
+);
+global!(
     /// Byte offset of `tgid` in `struct task_struct`.
     TASK_TGID, task_tgid: u64
 );
@@ -42,4 +46,12 @@ global!(
 global!(
     /// Byte offset of `se.nr_migrations` in `struct task_struct`.
     TASK_NR_MIGRATIONS, task_nr_migrations: u64
+);
+global!(
+    /// Not 0 where the kernel has `bpf_task_pt_regs` (Linux 5.15) and its own types for it.
+    HAS_TASK_PT_REGS, has_task_pt_regs: u32
+);
+global!(
+    /// Byte offset of `stack` in `struct task_struct`, for kernels without it.
+    TASK_STACK, task_stack: u64
 );

@@ -9,6 +9,7 @@ mod missed;
 mod program;
 mod sample;
 mod stack;
+mod unwind;
 
 #[cfg(not(test))]
 #[panic_handler]

@@ -1,10 +1,15 @@
 //! Every map.
 
 use aya_ebpf::{
-    macros::map,
-    maps::{HashMap, PerCpuArray, RingBuf},
+    btf_maps,
+    macros::{btf_map, map},
+    maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
-use cputrace_common::{config::MAX_TARGETS, stat::Stats};
+use cputrace_common::{
+    config::MAX_TARGETS,
+    stat::Stats,
+    unwind::table::{Chunk, MAX_CHUNKS, MAX_PROCESSES, MAX_RULES, MAX_TABLES, Ranges, Rule, Table},
+};
 
 use crate::{missed::LastTick, sample::Record};
 
@@ -30,3 +35,20 @@ pub(crate) static ON_CPU_RECORD: PerCpuArray<Record> = PerCpuArray::with_max_ent
 /// The processes that are targets, by tgid.
 #[map]
 pub(crate) static TARGETS: HashMap<u32, u32> = HashMap::with_max_entries(MAX_TARGETS, NO_PREALLOC);
+
+/// The executable mappings of each process that was sampled, by tgid.
+#[map]
+pub(crate) static PROCESSES: HashMap<u32, Ranges> = HashMap::with_max_entries(MAX_PROCESSES, NO_PREALLOC);
+
+/// Where each file's unwind table is.
+#[map]
+pub(crate) static TABLES: Array<Table> = Array::with_max_entries(MAX_TABLES, 0);
+
+/// The rules of all unwind tables.
+#[map]
+pub(crate) static RULES: Array<Rule> = Array::with_max_entries(MAX_RULES, 0);
+
+/// The words of all unwind tables, in chunks that come and go. Linux 5.7.
+#[btf_map]
+pub(crate) static POOL: btf_maps::ArrayOfMaps<btf_maps::Array<Chunk, 1>, { MAX_CHUNKS as usize }> =
+    btf_maps::ArrayOfMaps::new();

@@ -2,8 +2,8 @@
 //! virtual machine ran something else.
 //!
 //! An idle CPU may skip ticks too, and a thread sleeps between two of its ticks. So a gap counts only where the
-//! thread ran on: between two ticks in a row on one CPU, both in it, without a migration in between, most of the time
-//! by the scheduler's account.
+//! thread ran on: between two ticks in a row on one CPU, both in it, without a migration in between, nearly all
+//! of the time by the scheduler's account.
 
 use aya_ebpf::helpers::{bpf_get_current_task, bpf_probe_read_kernel};
 
@@ -32,8 +32,8 @@ impl LastTick {
         let same = self.tid == u64::from(tid) && self.nr_migrations == migrations;
         let time_ns = now_ns;
         *self = Self { tid: tid.into(), time_ns, sum_exec_runtime: runtime, nr_migrations: migrations };
-        // The scheduler's account is up to one of its own ticks old.
-        if same && ran > gap / 2 { ((gap + period / 2) / period).saturating_sub(1) } else { 0 }
+        // The scheduler's account is up to one of its own ticks old: rather too few than too many.
+        if same && ran > gap - gap / 8 { ((gap + period / 2) / period).saturating_sub(1) } else { 0 }
     }
 }
 

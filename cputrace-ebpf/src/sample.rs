@@ -1,22 +1,25 @@
 //! One sample: put together in a record of the CPU's, sent, and counted whatever becomes of it.
 
 use aya_ebpf::{
-    EbpfContext,
-    bindings::BPF_RB_NO_WAKEUP,
+    bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
     helpers::{
         bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_smp_processor_id, bpf_ktime_get_ns,
         generated::bpf_ringbuf_output,
     },
     maps::PerCpuArray,
+    programs::PerfEventContext,
 };
 use cputrace_common::{
-    sample::{MAX_KERNEL_FRAMES, MAX_USER_FRAMES, SampleHeader},
+    sample::{End, MAX_KERNEL_FRAMES, MAX_USER_FRAMES, SampleHeader},
     stat::Stats,
+    unwind::step::State,
 };
 
-use crate::{filter, maps, stack};
+use crate::{filter, maps, stack, unwind::Window};
 
 const MAX_FRAMES: usize = MAX_KERNEL_FRAMES + MAX_USER_FRAMES;
+const FRAMES: usize = 1024;
+const _: () = assert!(MAX_FRAMES <= FRAMES);
 
 /// A sample in the making: one a CPU and class of programs, in a map, for it is larger than a program's stack.
 #[repr(C)]
@@ -24,13 +27,28 @@ pub(crate) struct Record {
     /// Not 0 while a program is writing: one that interrupts it has to leave it alone.
     busy: u64,
     pub(crate) header: SampleHeader,
-    /// Kernel frames, then user frames.
-    pub(crate) frames: [u64; MAX_FRAMES],
+    /// Kernel frames, then user frames; as many as an index of 10 bits can reach.
+    pub(crate) frames: [u64; FRAMES],
+    /// The frame that the unwinder is at.
+    pub(crate) state: State,
+    /// What it has copied of the stack.
+    pub(crate) window: Window,
+}
+
+impl Record {
+    /// Appends a user frame.
+    #[inline(always)]
+    pub(crate) fn push_user(&mut self, pc: u64) {
+        let at = self.header.kernel_frames as usize + self.header.user_frames as usize;
+        // SAFETY: masked to the length of `frames`.
+        unsafe { *(&raw mut self.frames).cast::<u64>().add(at & (FRAMES - 1)) = pc };
+        self.header.user_frames += 1;
+    }
 }
 
 /// The one way a sample leaves the kernel; every tick ends in one counter.
 #[inline(always)]
-pub(crate) fn emit(ctx: &impl EbpfContext, records: &PerCpuArray<Record>) {
+pub(crate) fn emit(ctx: &PerfEventContext, records: &PerCpuArray<Record>) {
     let Some(stats) = maps::STATS.get_ptr_mut(0) else { return };
     // SAFETY: this CPU's element, and no program that interrupts this one writes to it.
     let stats = unsafe { &mut *stats };
@@ -80,7 +98,7 @@ impl Fate {
 
 /// Puts the sample together and sends it.
 #[inline(always)]
-fn take(ctx: &impl EbpfContext, records: &PerCpuArray<Record>, task: Task, now_ns: u64) -> Fate {
+fn take(ctx: &PerfEventContext, records: &PerCpuArray<Record>, task: Task, now_ns: u64) -> Fate {
     let Some(record) = records.get_ptr_mut(0) else { return Fate::ScratchBusy };
     // SAFETY: this CPU's element, and `busy` keeps a program that interrupts this one out of it.
     let record = unsafe { &mut *record };
@@ -100,18 +118,20 @@ fn take(ctx: &impl EbpfContext, records: &PerCpuArray<Record>, task: Task, now_n
     if sent { Fate::Emitted } else { Fate::RingFull }
 }
 
-/// Copies the used part of the record into the ring buffer. Userspace drains it by the clock: nobody is woken.
+/// Copies the used part of the record into the ring buffer. Userspace drains it by the clock; it is woken only where
+/// the unwinder lacks a table, which it can have for the next sample if it hurries.
 #[inline(always)]
 fn send(record: &Record) -> bool {
     let frames = (record.header.kernel_frames as usize + record.header.user_frames as usize).min(MAX_FRAMES);
     let bytes = size_of::<SampleHeader>() + frames * 8;
+    let wake = if record.header.end == End::TableNotReady as u32 { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
     // SAFETY: header and frames lie behind each other, and `bytes` ends within them.
     let status = unsafe {
         bpf_ringbuf_output(
             (&raw const maps::SAMPLES).cast_mut().cast(),
             (&raw const record.header).cast_mut().cast(),
             bytes as u64,
-            BPF_RB_NO_WAKEUP.into(),
+            wake.into(),
         )
     };
     status == 0

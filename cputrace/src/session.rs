@@ -4,7 +4,7 @@
 //! timeline's due times, the deadline, and what the caller sends ([`Stop`]).
 
 use std::collections::{HashMap, HashSet};
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::aggregate::Aggregator;
@@ -46,6 +46,8 @@ pub struct Options {
     pub tier: Option<Tier>,
     /// Whether children of the targets, by fork and exec, are targets too.
     pub follow_children: bool,
+    /// Kernel memory that unwind tables may take, in kilobytes.
+    pub unwind_kb: u64,
 }
 
 /// How far a recording is: what the live terminal shows.
@@ -154,8 +156,13 @@ impl<'a> Session<'a> {
             Selection::Cgroup { id, level } => Filter::Cgroup { id, level },
             Selection::Processes => Filter::Processes { follow_children: options.follow_children },
         };
-        let scope = Scope { filter, pids: &pids, frequency: options.frequency };
-        let (sampler, notes) = tier::start(options.tier, &scope)?;
+        let unwind_kb = options.unwind_kb;
+        let scope = Scope { filter, pids: &pids, frequency: options.frequency, unwind_kb };
+        let (mut sampler, notes) = tier::start(options.tier, &scope)?;
+        let mut mappings = Mappings::default();
+        for pid in &pids {
+            sampler.prepare(*pid, &mut mappings)?;
+        }
         let mut profile = Profile::new();
         let source = on_cpu::source(&mut profile, options.frequency);
         Ok(Self {
@@ -166,7 +173,7 @@ impl<'a> Session<'a> {
             targets: pids.into_iter().collect(),
             suspects: Vec::new(),
             batch: Batch::default(),
-            mappings: Mappings::default(),
+            mappings,
             aggregator: Aggregator::new(profile, source, monotonic_ns()),
             timelines: Timelines::new(),
             ledger: Ledger::default(),
@@ -203,14 +210,13 @@ impl<'a> Session<'a> {
         loop {
             let next = [Some(drain.at), Some(observe.at), deadline].into_iter().flatten().min();
             let wait = next.map_or(DRAIN_INTERVAL, |next| next.saturating_duration_since(Instant::now()));
-            match stop.recv_timeout(wait) {
-                Ok(Stop) => return EndReason::Stopped,
-                Err(RecvTimeoutError::Timeout) => {}
-                // Nobody can send any more: the other ends still hold.
-                Err(RecvTimeoutError::Disconnected) => std::thread::sleep(wait),
+            // The kernel's side wakes us when a table is missing.
+            self.sampler.wait(wait);
+            if stop.try_recv().is_ok() {
+                return EndReason::Stopped;
             }
             let now = Instant::now();
-            if drain.is_due(now) {
+            if drain.is_due(now) || now < next.unwrap_or(now) {
                 self.drain();
             }
             if observe.is_due(now) {
@@ -263,7 +269,17 @@ impl<'a> Session<'a> {
                 Event::Change(change) => self.apply(change),
             }
         }
+        if let Err(error) = self.sampler.follow(events, &mut self.mappings) {
+            self.note(error.to_string());
+        }
         self.batch = batch;
+    }
+
+    /// One sentence for the summary; the same one only once.
+    fn note(&mut self, sentence: String) {
+        if !self.notes.contains(&sentence) {
+            self.notes.push(sentence);
+        }
     }
 
     fn apply(&mut self, change: &Change) {
@@ -399,9 +415,8 @@ fn code(mappings: &Mappings, id: ObjectId) -> Code {
     let object = mappings.object(id);
     match (object.kind, &object.file) {
         (MappingKind::Kernel, _) => Code::Kernel,
-        (MappingKind::File, Some((file, _))) => Code::Elf { file: file.clone() },
-        (MappingKind::File, None) => Code::Missing(UnknownReason::FileGone),
-        (MappingKind::Vdso, _) => Code::Vdso,
+        (MappingKind::File | MappingKind::Vdso, Some((file, _))) => Code::Elf { file: file.clone() },
+        (MappingKind::File | MappingKind::Vdso, None) => Code::Missing(UnknownReason::FileGone),
         (MappingKind::Anonymous, _) => Code::Missing(UnknownReason::NoJitInfo),
         (MappingKind::Unmapped, _) if id == ObjectId::PROCESS_GONE => Code::Missing(UnknownReason::ProcessGone),
         (MappingKind::Unmapped, _) => Code::Missing(UnknownReason::Unmapped),

@@ -1,21 +1,45 @@
-//! Births of processes.
+//! Births, execs and ends of processes.
 
-use aya_ebpf::{helpers::bpf_probe_read_kernel, macros::raw_tracepoint, programs::RawTracePointContext};
+use aya_ebpf::{
+    helpers::{bpf_get_current_pid_tgid, bpf_probe_read_kernel},
+    macros::raw_tracepoint,
+    programs::RawTracePointContext,
+};
 
 use crate::{config, filter, maps};
 
-/// A child of a target is a target: `sched_process_fork(parent, child)`.
+/// `sched_process_fork(parent, child)`: a child of a target is a target, and has its parent's mappings.
 #[raw_tracepoint(tracepoint = "sched_process_fork")]
 fn process_fork(ctx: RawTracePointContext) -> i32 {
-    follow(&ctx);
+    let (Some(parent), Some(child)) = (tgid(ctx.arg(0)), tgid(ctx.arg(1))) else { return 0 };
+    // A new thread has its process's tgid, which is there already.
+    if parent != child {
+        follow(parent, child);
+        inherit(parent, child);
+    }
+    0
+}
+
+/// `sched_process_exec`: the mappings are others now.
+#[raw_tracepoint(tracepoint = "sched_process_exec")]
+fn process_exec(_: RawTracePointContext) -> i32 {
+    let _ = maps::PROCESSES.remove((bpf_get_current_pid_tgid() >> 32) as u32);
+    0
+}
+
+/// `sched_process_exit`: of a process's first thread; others may outlive it, for a moment and without their stacks.
+#[raw_tracepoint(tracepoint = "sched_process_exit")]
+fn process_exit(_: RawTracePointContext) -> i32 {
+    let pid_tgid = bpf_get_current_pid_tgid();
+    if pid_tgid >> 32 == pid_tgid & u64::from(u32::MAX) {
+        let _ = maps::PROCESSES.remove(pid_tgid as u32);
+    }
     0
 }
 
 #[inline(always)]
-fn follow(ctx: &RawTracePointContext) {
-    let (Some(parent), Some(child)) = (tgid(ctx.arg(0)), tgid(ctx.arg(1))) else { return };
-    // A new thread has its process's tgid, which is there already.
-    if parent == child || !filter::is_target_process(parent) {
+fn follow(parent: u32, child: u32) {
+    if config::follow() == 0 || !filter::is_target_process(parent) {
         return;
     }
     if maps::TARGETS.insert(child, parent, 0).is_err()
@@ -23,6 +47,15 @@ fn follow(ctx: &RawTracePointContext) {
     {
         // SAFETY: this CPU's element.
         unsafe { (*stats).targets_full += 1 };
+    }
+}
+
+/// Userspace may hear of the child only after its first sample.
+#[inline(always)]
+fn inherit(parent: u32, child: u32) {
+    if let Some(ranges) = maps::PROCESSES.get_ptr(parent) {
+        // SAFETY: a whole value of the map; where there is no room, userspace will try.
+        let _ = unsafe { maps::PROCESSES.insert(child, &*ranges, 0) };
     }
 }
 

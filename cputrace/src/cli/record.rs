@@ -57,6 +57,9 @@ pub(super) struct Args {
     /// Sample in this way only, instead of the best that is allowed
     #[arg(long, value_name = "TIER", value_parser = ["ebpf", "perf_event", "proc"])]
     tier: Option<String>,
+    /// Kernel memory that unwind tables may take, in megabytes
+    #[arg(long, value_name = "MB", default_value_t = 64)]
+    unwind_memory: u64,
     /// Do not record the children that the targets start
     #[arg(long)]
     no_children: bool,
@@ -102,6 +105,7 @@ impl Args {
             interval: self.interval.unwrap_or(Duration::from_millis(if many { 1000 } else { 100 })),
             tier: self.tier.as_deref().and_then(|name| tiers.into_iter().find(|tier| tier.name() == name)),
             follow_children: !self.no_children,
+            unwind_kb: self.unwind_memory * 1024,
         }
     }
 

@@ -3,17 +3,20 @@
 //! Does not know what samples mean: `collect` reads them, `session` joins the parts.
 
 mod btf;
+mod pool;
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use aya::maps::{HashMap, Map, MapData, PerCpuArray, RingBuf};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
 use aya::programs::{PerfEvent, Program, ProgramError, RawTracePoint};
 use aya::{Ebpf, EbpfLoader};
 use cputrace_common::config::filter;
 use cputrace_common::stat::Stats;
+use cputrace_common::unwind::table::{Ranges, Rule, Table};
 
 pub use btf::{BtfError, KernelTypes};
+pub use pool::Pool;
 
 /// The object that `cargo xtask build-ebpf` made, or the one that the build was told to take.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("CPUTRACE_BPF_OBJECT"));
@@ -41,21 +44,20 @@ pub enum EbpfError {
         /// Its name.
         map: &'static str,
         /// What failed.
-        source: aya::maps::MapError,
+        source: MapError,
     },
 }
 
-/// The verifier's log is long: its last lines say what it did not like.
+/// The verifier's log is long: the lines before its closing statistics say what it did not like.
 fn verdict(error: &ProgramError) -> String {
-    match error {
-        ProgramError::LoadError { io_error, verifier_log } => {
-            let log = verifier_log.to_string();
-            let tail: Vec<_> = log.lines().rev().filter(|line| !line.trim().is_empty()).take(3).collect();
-            let tail: Vec<_> = tail.into_iter().rev().collect();
-            if tail.is_empty() { io_error.to_string() } else { format!("{io_error}: {}", tail.join("; ")) }
-        }
-        other => other.to_string(),
-    }
+    let ProgramError::LoadError { io_error, verifier_log } = error else { return error.to_string() };
+    let log = verifier_log.to_string();
+    let statistics = ["verification time", "stack depth", "processed"];
+    let reasons =
+        log.lines().filter(|line| !line.trim().is_empty() && !statistics.iter().any(|word| line.starts_with(word)));
+    let mut reasons: Vec<_> = reasons.collect();
+    let tail = reasons.split_off(reasons.len().saturating_sub(3));
+    if tail.is_empty() { io_error.to_string() } else { format!("{io_error}: {}", tail.join("; ")) }
 }
 
 /// Which tasks the kernel side lets through.
@@ -94,6 +96,10 @@ pub struct Object {
     targets: HashMap<MapData, u32, u32>,
     stats: PerCpuArray<MapData, Stats>,
     ring: RingBuf<MapData>,
+    processes: HashMap<MapData, u32, Ranges>,
+    tables: Array<MapData, Table>,
+    rules: Array<MapData, Rule>,
+    pool: Pool,
     /// Run-time statistics of the kernel's eBPF programs are on while this is open.
     run_time_stats: Option<OwnedFd>,
     /// What is off, one sentence each.
@@ -114,8 +120,8 @@ impl Object {
                 notes.push(format!("children of the targets are not followed, and missed ticks not counted: {error}"));
             })
             .ok();
-        let follow = follow && offsets.is_some();
-        let TaskOffsets { tgid, sum_exec_runtime, nr_migrations } = offsets.unwrap_or_default();
+        let offsets_known = offsets.is_some();
+        let TaskOffsets { tgid, sum_exec_runtime, nr_migrations, stack } = offsets.unwrap_or_default();
         let period_ns = config.period.map_or(0, |period| period.as_nanos() as u64);
         let mut ebpf = EbpfLoader::new()
             .btf(None)
@@ -126,21 +132,32 @@ impl Object {
             .override_global("TASK_TGID", &tgid, true)
             .override_global("TASK_SUM_EXEC_RUNTIME", &sum_exec_runtime, true)
             .override_global("TASK_NR_MIGRATIONS", &nr_migrations, true)
+            .override_global("TASK_STACK", &stack, true)
+            .override_global("FOLLOW", &u32::from(follow), true)
+            .override_global("HAS_TASK_PT_REGS", &u32::from(offsets_known && has_task_pt_regs()), true)
             .map_max_entries("SAMPLES", config.ring_bytes)
             .load(OBJECT)
             .map_err(EbpfError::Load)?;
         let program: &mut PerfEvent = typed(&mut ebpf, "on_cpu")?;
         program.load().map_err(|source| EbpfError::Program { program: "on_cpu", source })?;
-        if follow {
-            let fork: &mut RawTracePoint = typed(&mut ebpf, "process_fork")?;
-            let attached = fork.load().and_then(|()| fork.attach("sched_process_fork"));
-            attached.map_err(|source| EbpfError::Program { program: "process_fork", source })?;
+        let mut task_programs = vec![("process_exec", "sched_process_exec"), ("process_exit", "sched_process_exit")];
+        if offsets_known {
+            task_programs.push(("process_fork", "sched_process_fork"));
+        }
+        for (name, hook) in task_programs {
+            let program: &mut RawTracePoint = typed(&mut ebpf, name)?;
+            let attached = program.load().and_then(|()| program.attach(hook));
+            attached.map_err(|source| EbpfError::Program { program: name, source })?;
         }
         let targets = take_map(&mut ebpf, "TARGETS")?;
         let stats = take_map(&mut ebpf, "STATS")?;
         let ring = take_map(&mut ebpf, "SAMPLES")?;
         let run_time_stats = aya::sys::enable_stats(aya::sys::Stats::RunTime).ok();
-        Ok(Self { ebpf, targets, stats, ring, run_time_stats, notes })
+        let processes = take_map(&mut ebpf, "PROCESSES")?;
+        let tables = take_map(&mut ebpf, "TABLES")?;
+        let rules = take_map(&mut ebpf, "RULES")?;
+        let pool = Pool::new(take_map(&mut ebpf, "POOL")?);
+        Ok(Self { ebpf, targets, stats, ring, processes, tables, rules, pool, run_time_stats, notes })
     }
 
     /// What is off on this kernel, one sentence each.
@@ -169,6 +186,35 @@ impl Object {
     pub fn remove_target(&mut self, pid: u32) {
         // Not there is what was wanted.
         let _ = self.targets.remove(&pid);
+    }
+
+    /// Waits until the kernel's side asks for attention, or for at most `timeout`.
+    pub fn wait(&self, timeout: Duration) {
+        let mut fd = libc::pollfd { fd: self.ring.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // Rounded up, or else the last part of a millisecond would be spent turning.
+        let timeout = timeout.as_millis().saturating_add(1).min(1000) as i32;
+        // SAFETY: one structure, which is ours. However it ends, the caller looks what there is to do.
+        unsafe { libc::poll(&raw mut fd, 1, timeout) };
+    }
+
+    /// Gives a process its mappings, for the unwinder.
+    pub fn set_process(&mut self, pid: u32, ranges: &Ranges) -> Result<(), EbpfError> {
+        self.processes.insert(pid, ranges, 0).map_err(|source| EbpfError::Map { map: "PROCESSES", source })
+    }
+
+    /// Says where a file's unwind table is.
+    pub fn set_table(&mut self, index: u32, table: Table) -> Result<(), EbpfError> {
+        self.tables.set(index, table, 0).map_err(|source| EbpfError::Map { map: "TABLES", source })
+    }
+
+    /// Gives a rule its number.
+    pub fn set_rule(&mut self, number: u16, rule: Rule) -> Result<(), EbpfError> {
+        self.rules.set(number.into(), rule, 0).map_err(|source| EbpfError::Map { map: "RULES", source })
+    }
+
+    /// The words of the unwind tables.
+    pub fn pool(&mut self) -> &mut Pool {
+        &mut self.pool
     }
 
     /// The counters of each CPU (index: CPU number; CPUs that cannot exist have zeros).
@@ -208,6 +254,7 @@ struct TaskOffsets {
     tgid: u64,
     sum_exec_runtime: u64,
     nr_migrations: u64,
+    stack: u64,
 }
 
 impl TaskOffsets {
@@ -217,9 +264,15 @@ impl TaskOffsets {
         Ok(Self {
             tgid: types.member_offset("task_struct", "tgid")?,
             sum_exec_runtime: se + types.member_offset("sched_entity", "sum_exec_runtime")?,
+            stack: types.member_offset("task_struct", "stack")?,
             nr_migrations: se + types.member_offset("sched_entity", "nr_migrations")?,
         })
     }
+}
+
+/// `bpf_task_pt_regs` came with Linux 5.15.
+fn has_task_pt_regs() -> bool {
+    aya::util::KernelVersion::current().is_ok_and(|version| version >= aya::util::KernelVersion::new(5, 15, 0))
 }
 
 fn typed<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, EbpfError>

@@ -39,6 +39,19 @@ pub struct Object {
     attempts: u32,
 }
 
+/// A mapping with a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Executable {
+    /// First address.
+    pub start: u64,
+    /// First address after it.
+    pub end: u64,
+    /// An address minus this is the address as linked.
+    pub bias: u64,
+    /// The file.
+    pub object: ObjectId,
+}
+
 #[derive(Clone, Debug)]
 struct Mapped {
     end: u64,
@@ -145,8 +158,7 @@ impl Mappings {
         };
         let Mapped { end, file_offset, object } = mapped.clone();
         let address = match self.objects[object.0].kind {
-            MappingKind::Vdso => ElfAddr(address - start),
-            MappingKind::File => {
+            MappingKind::File | MappingKind::Vdso => {
                 let offset = address - start + file_offset;
                 self.open(object, pid, start..end);
                 let facts = self.objects[object.0].file.as_ref();
@@ -155,6 +167,22 @@ impl Mappings {
             _ => ElfAddr(address),
         };
         Place { object, address }
+    }
+
+    /// The mappings of a process that have a file, sorted; `None` if it is gone.
+    pub fn executables(&mut self, pid: u32) -> Option<Vec<Executable>> {
+        let regions = self.space(pid)?.regions.clone();
+        let mut executables = Vec::new();
+        for (&start, &Mapped { end, file_offset, object }) in regions.iter() {
+            if matches!(self.objects[object.0].kind, MappingKind::File | MappingKind::Vdso) {
+                self.open(object, pid, start..end);
+                let facts = self.objects[object.0].file.as_ref();
+                let linked = facts.and_then(|(_, facts)| facts.elf_addr(file_offset));
+                let bias = start.wrapping_sub(linked.map_or(file_offset, |address| address.0));
+                executables.push(Executable { start, end, bias, object });
+            }
+        }
+        Some(executables)
     }
 
     /// A process's mappings, read from `/proc` if they are not known yet; `None` if it is gone.
@@ -219,7 +247,11 @@ impl Mappings {
             return;
         }
         object.attempts += 1;
-        let Some(file) = open_mapped(&object.path, pid, range) else { return };
+        let file = match object.kind {
+            MappingKind::Vdso => super::vdso::image().ok(),
+            _ => open_mapped(&object.path, pid, range),
+        };
+        let Some(file) = file else { return };
         if let Ok(facts) = ElfFacts::read(&file) {
             object.file = Some((Arc::new(file), Arc::new(facts)));
         }

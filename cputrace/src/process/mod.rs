@@ -6,6 +6,7 @@
 //! - [`change`]: what can happen to a process.
 //! - [`mappings`]: which file an address lies in, and where in that file.
 //! - [`elf`]: what an address needs to know of an ELF file.
+//! - [`vdso`]: the kernel's code in each process, as a file.
 //! - [`host`]: facts about the machine.
 
 pub mod change;
@@ -15,6 +16,7 @@ pub mod host;
 pub mod mappings;
 pub mod target;
 pub mod timeline;
+pub mod vdso;
 
 pub use change::{Change, FileId, Region};
-pub use mappings::{Mappings, Object, ObjectId, Place};
+pub use mappings::{Executable, Mappings, Object, ObjectId, Place};

@@ -3,10 +3,8 @@
 //! Each location is asked for once, at a window's end. Files are sorted through in batches and forgotten one by one,
 //! which keeps memory low. A name that is not to be had is data with a reason, not an error.
 //! - [`demangle`]: names as a user reads them.
-//! - [`vdso`]: the kernel's code in each process, as a file.
 
 mod demangle;
-mod vdso;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -33,8 +31,6 @@ pub enum Code {
     },
     /// In the kernel and its modules.
     Kernel,
-    /// In the kernel's code page of each process.
-    Vdso,
     /// Nowhere.
     Missing(UnknownReason),
 }
@@ -56,10 +52,6 @@ pub fn symbolize(profile: &mut Profile, code: &dyn Fn(MappingId) -> Code, stoppe
         }
         let found = match code(mapping) {
             Code::Elf { file } => symbolize_elf(profile, &file, &locations, stopped),
-            Code::Vdso => match vdso::image() {
-                Ok(file) => symbolize_elf(profile, &file, &locations, stopped),
-                Err(_) => Err(UnknownReason::FileGone),
-            },
             Code::Kernel => symbolize_kernel(profile, &locations, stopped),
             Code::Missing(reason) => Err(reason),
         };

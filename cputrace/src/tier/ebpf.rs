@@ -1,17 +1,23 @@
 //! Samples from the eBPF program, and what happens to processes from perf's ring buffers.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use cputrace_common::stat::Stats;
 
 use super::{Sampler, Scope, Ticks, TierError, online_cpus};
-use crate::collect::{Batch, perf::PerfRings, ring};
+use crate::collect::{Batch, Event, perf::PerfRings, ring};
 use crate::ebpf::{Config, Object};
-use crate::model::{LossReason, Tier};
+use crate::model::{LossReason, StackEnd, Tier};
+use crate::process::{Change, Mappings};
 use crate::source::on_cpu::OnCpuClock;
+use crate::unwind::{Loader, LoaderStats};
 
 /// The ring buffer holds at least a second of samples of this size: 120 frames.
 const TYPICAL_SAMPLE_BYTES: u32 = 1024;
+
+/// How long the start may wait for the unwind tables of a process: most are built in a few milliseconds.
+const PREPARE_TIME: Duration = Duration::from_millis(150);
 
 /// The eBPF program on every CPU.
 pub struct EbpfSampler {
@@ -19,6 +25,7 @@ pub struct EbpfSampler {
     clock: OnCpuClock,
     changes: PerfRings,
     object: Object,
+    loader: Loader,
 }
 
 impl EbpfSampler {
@@ -36,7 +43,8 @@ impl EbpfSampler {
         notes.extend_from_slice(object.notes());
         scope.pids.iter().try_for_each(|&pid| object.add_target(pid))?;
         clock.run(object.on_cpu()?).map_err(clock_error)?;
-        Ok(Self { clock, changes, object })
+        object.pool().set_limit(scope.unwind_kb);
+        Ok(Self { clock, changes, object, loader: Loader::new() })
     }
 }
 
@@ -51,6 +59,50 @@ impl Sampler for EbpfSampler {
 
     fn disable(&mut self) -> Result<(), TierError> {
         self.clock.disable().map_err(|source| TierError::Perf { what: "the sampling clock", source })
+    }
+
+    fn wait(&self, timeout: Duration) {
+        self.object.wait(timeout);
+    }
+
+    fn prepare(&mut self, pid: u32, mappings: &mut Mappings) -> Result<(), TierError> {
+        self.loader.update(pid, mappings, &mut self.object)?;
+        Ok(self.loader.wait(PREPARE_TIME, &mut self.object)?)
+    }
+
+    fn follow(&mut self, batch: &[(u64, Event)], mappings: &mut Mappings) -> Result<(), TierError> {
+        let mut changed = BTreeSet::new();
+        for (_, event) in batch {
+            match event {
+                Event::Sample(sample) if sample.end == StackEnd::TableNotReady && !self.loader.knows(sample.pid) => {
+                    changed.insert(sample.pid);
+                }
+                Event::Change(Change::Exit { pid, tid }) if pid == tid => {
+                    changed.remove(pid);
+                    self.loader.forget(*pid);
+                }
+                // The kernel's side has handed on the parent's mappings by itself.
+                Event::Change(Change::Fork { pid, parent }) => {
+                    if self.loader.knows(*parent) {
+                        changed.insert(*pid);
+                    }
+                }
+                Event::Change(Change::Exec { pid } | Change::Map { pid, .. }) => {
+                    if self.loader.knows(*pid) || changed.contains(pid) {
+                        changed.insert(*pid);
+                    }
+                }
+                _ => {}
+            }
+        }
+        for pid in changed {
+            self.loader.update(pid, mappings, &mut self.object)?;
+        }
+        Ok(self.loader.load_built(&mut self.object)?)
+    }
+
+    fn unwinding(&self) -> Option<LoaderStats> {
+        Some(self.loader.stats())
     }
 
     fn drain(&mut self, batch: &mut Batch) {

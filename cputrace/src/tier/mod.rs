@@ -12,9 +12,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
-use crate::collect::Batch;
+use crate::collect::{Batch, Event};
 use crate::ebpf::{EbpfError, Filter};
 use crate::model::{Clock, LossReason, Tier};
+use crate::process::Mappings;
+use crate::unwind::LoaderStats;
 
 /// Why a tier cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +65,8 @@ pub struct Scope<'a> {
     pub pids: &'a [u32],
     /// Ticks a second and CPU.
     pub frequency: u32,
+    /// Kernel memory that unwind tables may take, in kilobytes.
+    pub unwind_kb: u64,
 }
 
 /// What became of the clock's ticks.
@@ -90,8 +94,24 @@ pub trait Sampler {
     fn enable(&mut self) -> Result<(), TierError>;
     /// Stops the clock; what was sampled can still be drained.
     fn disable(&mut self) -> Result<(), TierError>;
+    /// Waits until there is something to do, or for at most `timeout`.
+    fn wait(&self, timeout: Duration) {
+        std::thread::sleep(timeout);
+    }
     /// Takes all that is there.
     fn drain(&mut self, batch: &mut Batch);
+    /// Follows what the batch says of processes, once `mappings` does.
+    fn follow(&mut self, _batch: &[(u64, Event)], _mappings: &mut Mappings) -> Result<(), TierError> {
+        Ok(())
+    }
+    /// Another process is about to be sampled: what can be made ready for it is.
+    fn prepare(&mut self, _pid: u32, _mappings: &mut Mappings) -> Result<(), TierError> {
+        Ok(())
+    }
+    /// What was done for the unwinding of stacks; `None` where that is the kernel's.
+    fn unwinding(&self) -> Option<LoaderStats> {
+        None
+    }
     /// Another process is a target from now on.
     fn add_target(&mut self, pid: u32) -> Result<(), TierError>;
     /// A target is gone.

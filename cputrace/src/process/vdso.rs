@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 
 /// A copy of this process's own, in a file that is nowhere.
-pub(super) fn image() -> io::Result<File> {
+pub fn image() -> io::Result<File> {
     let maps = std::fs::read_to_string("/proc/self/maps")?;
     let range =
         maps.lines().find(|line| line.ends_with("[vdso]")).and_then(|line| line.split(' ').next()?.split_once('-'));
