@@ -21,11 +21,16 @@ const MAX_FRAMES: usize = MAX_KERNEL_FRAMES + MAX_USER_FRAMES;
 const FRAMES: usize = 1024;
 const _: () = assert!(MAX_FRAMES <= FRAMES);
 
+/// Userspace is not woken more often.
+const MIN_WAKE_INTERVAL_NS: u64 = 5_000_000;
+
 /// A sample in the making: one a CPU and class of programs, in a map, for it is larger than a program's stack.
 #[repr(C)]
 pub(crate) struct Record {
     /// Not 0 while a program is writing: one that interrupts it has to leave it alone.
     busy: u64,
+    /// When userspace was woken last.
+    last_wake_ns: u64,
     pub(crate) header: SampleHeader,
     /// Kernel frames, then user frames; as many as an index of 10 bits can reach.
     pub(crate) frames: [u64; FRAMES],
@@ -121,10 +126,15 @@ fn take(ctx: &PerfEventContext, records: &PerCpuArray<Record>, task: Task, now_n
 /// Copies the used part of the record into the ring buffer. Userspace drains it by the clock; it is woken only where
 /// the unwinder lacks a table, which it can have for the next sample if it hurries.
 #[inline(always)]
-fn send(record: &Record) -> bool {
+fn send(record: &mut Record) -> bool {
     let frames = (record.header.kernel_frames as usize + record.header.user_frames as usize).min(MAX_FRAMES);
     let bytes = size_of::<SampleHeader>() + frames * 8;
-    let wake = if record.header.end == End::TableNotReady as u32 { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
+    let hurry = record.header.end == End::TableNotReady as u32
+        && record.header.time_ns.wrapping_sub(record.last_wake_ns) > MIN_WAKE_INTERVAL_NS;
+    if hurry {
+        record.last_wake_ns = record.header.time_ns;
+    }
+    let wake = if hurry { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
     // SAFETY: header and frames lie behind each other, and `bytes` ends within them.
     let status = unsafe {
         bpf_ringbuf_output(

@@ -9,7 +9,7 @@ use core::ffi::c_void;
 use aya_ebpf::{
     bindings::pt_regs,
     helpers::{
-        bpf_get_current_task, bpf_probe_read_kernel,
+        bpf_get_current_task, bpf_probe_read_kernel, bpf_probe_read_user as bpf_probe_read_user_word,
         generated::{bpf_get_current_task_btf, bpf_probe_read_user, bpf_task_pt_regs},
     },
     programs::PerfEventContext,
@@ -17,7 +17,7 @@ use aya_ebpf::{
 use cputrace_common::{
     sample::{End, MAX_USER_FRAMES},
     unwind::{
-        step::{Machine, State, find_range, step},
+        step::{Machine, State, Step, find_range, step},
         table::{MAX_TABLES, Range, Rule, Table},
     },
 };
@@ -66,7 +66,8 @@ macro_rules! fill {
             register!(r15),
         ];
         ($state.pc, $state.sp, $state.bp) = (register!(rip), $state.registers[7], $state.registers[6]);
-        ($state.innermost, $state.exact, $state.guessed) = (1, 1, 0);
+        ($state.innermost, $state.exact) = (1, 1);
+        ($state.guessed, $state.searched) = (0, 0);
         $state.range = Range { start: 0, end: 0, bias: 0, table: 0, reserved: 0 };
     }};
 }
@@ -101,8 +102,10 @@ extern "C" fn unwind_step() -> u32 {
     // SAFETY: this CPU's element, which `busy` keeps for the program that called.
     let record = unsafe { &mut *record };
     let mut kernel = Kernel { window: &mut record.window, tgid: record.header.tgid };
-    if let Some(end) = step(&mut record.state, &mut kernel) {
-        return end as u32;
+    match step(&mut record.state, &mut kernel) {
+        Step::Caller => {}
+        Step::Again => return 0,
+        Step::End(end) => return end as u32,
     }
     if record.header.user_frames as usize >= MAX_USER_FRAMES {
         return End::Truncated as u32;
@@ -195,6 +198,12 @@ impl Machine for Kernel<'_> {
     #[inline(always)]
     fn chunk(&mut self, index: u32) -> Option<*const u32> {
         maps::POOL.get_value_ptr_mut(index, &0).map(|chunk| chunk.cast::<u32>().cast_const())
+    }
+
+    #[inline(always)]
+    fn read_code(&mut self, address: u64) -> Option<u64> {
+        // SAFETY: the helper checks the address.
+        unsafe { bpf_probe_read_user_word(address as *const u64) }.ok()
     }
 
     #[inline(always)]

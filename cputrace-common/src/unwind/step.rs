@@ -11,6 +11,8 @@ pub trait Machine {
     fn range(&mut self, address: u64) -> Result<Option<(Range, Table)>, ()>;
     /// A chunk of the pool: [`CHUNK_WORDS`] words.
     fn chunk(&mut self, index: u32) -> Option<*const u32>;
+    /// A word of the process's code, which is not worth a copy of all that lies around it.
+    fn read_code(&mut self, address: u64) -> Option<u64>;
     /// A rule by its number.
     fn rule(&mut self, number: u32) -> Option<Rule>;
 }
@@ -33,8 +35,8 @@ pub struct State {
     pub exact: u32,
     /// How many frames were found by frame pointer where nothing says that the code keeps them.
     pub guessed: u32,
-    /// Unused.
-    pub reserved: u32,
+    /// Words that were looked at in search of a return address.
+    pub searched: u32,
     /// The last mapping, which most often is the next one too.
     pub range: Range,
     /// Its table.
@@ -50,9 +52,23 @@ const SIGNAL_RBP: u64 = 40 + 80;
 const SIGNAL_RSP: u64 = 40 + 120;
 const SIGNAL_RIP: u64 = 40 + 128;
 
-/// Makes `state` its caller. `None`: go on; else how the stack ended.
+/// Words above the stack pointer that are searched for a return address, where nothing else is known.
+const MAX_SEARCHED: u32 = 160;
+
+/// What a step came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The state is its caller now.
+    Caller,
+    /// Nothing yet: take another step.
+    Again,
+    /// The stack ended.
+    End(End),
+}
+
+/// Makes `state` its caller.
 #[inline(always)]
-pub fn step<M: Machine>(state: &mut State, machine: &mut M) -> Option<End> {
+pub fn step<M: Machine>(state: &mut State, machine: &mut M) -> Step {
     // A call at a function's very end returns to the next function.
     let pc = if state.exact != 0 { state.pc } else { state.pc.wrapping_sub(1) };
     if pc.wrapping_sub(state.range.start) >= state.range.end.wrapping_sub(state.range.start) {
@@ -60,11 +76,11 @@ pub fn step<M: Machine>(state: &mut State, machine: &mut M) -> Option<End> {
             Ok(Some((range, table))) => (state.range, state.table) = (range, table),
             // Memory without a file: a JIT compiler's, which most often keeps frame pointers.
             Ok(None) => return by_frame_pointer(state, machine, End::NoJitInfo),
-            Err(()) => return Some(End::TableNotReady),
+            Err(()) => return Step::End(End::TableNotReady),
         }
     }
     if state.table.flags & table_flags::READY == 0 {
-        return Some(End::TableNotReady);
+        return Step::End(End::TableNotReady);
     }
     let offset = pc.wrapping_sub(state.range.bias).wrapping_sub(state.table.text_start);
     let rule = match rule_at(&state.table, offset, machine) {
@@ -75,8 +91,10 @@ pub fn step<M: Machine>(state: &mut State, machine: &mut M) -> Option<End> {
         cfa::GAP if state.table.flags & table_flags::FRAME_POINTERS != 0 => {
             by_frame_pointer(state, machine, End::NoUnwindInfo)
         }
-        cfa::GAP => Some(End::NoUnwindInfo),
-        cfa::END => Some(End::Complete),
+        // Hand-written assembler, most often: it calls nobody, so this can only be the innermost frame.
+        cfa::GAP if state.innermost != 0 => by_search(state, machine),
+        cfa::GAP => Step::End(End::NoUnwindInfo),
+        cfa::END => Step::End(End::Complete),
         cfa::SIGNAL => by_signal_frame(state, machine),
         _ => by_rule(state, machine, rule),
     }
@@ -126,35 +144,35 @@ fn search<M: Machine>(rows: u32, count: u32, offset: u32, machine: &mut M) -> Op
 
 /// By a row.
 #[inline(always)]
-fn by_rule<M: Machine>(state: &mut State, machine: &mut M, rule: Rule) -> Option<End> {
+fn by_rule<M: Machine>(state: &mut State, machine: &mut M, rule: Rule) -> Step {
     let Rule { cfa_kind, rbp_kind, rbp_offset, cfa_offset } = rule;
     let register = match cfa_kind & 15 {
         _ if cfa_kind == cfa::PLT || cfa_kind >= cfa::RETURN_REGISTER => state.sp,
         RSP => state.sp,
         RBP => state.bp,
-        _ if state.innermost == 0 => return Some(End::NoUnwindInfo),
+        _ if state.innermost == 0 => return Step::End(End::NoUnwindInfo),
         number => state.registers[number as usize & 15],
     };
     let cfa = if cfa_kind == cfa::PLT {
         register.wrapping_add(8).wrapping_add(if (state.pc & 15) as i64 >= i64::from(cfa_offset) { 8 } else { 0 })
     } else if cfa_kind & !15 == cfa::DEREF {
         let (before, after) = (cfa_offset as i16, cfa_offset >> 16);
-        let Some(loaded) = machine.read(register.wrapping_add_signed(before.into())) else { return Some(End::Fault) };
+        let Some(loaded) = machine.read(register.wrapping_add_signed(before.into())) else { return Step::End(End::Fault) };
         loaded.wrapping_add_signed(after.into())
     } else {
         register.wrapping_add_signed(cfa_offset.into())
     };
     let pc = if cfa_kind >= cfa::RETURN_REGISTER {
         if state.innermost == 0 {
-            return Some(End::NoUnwindInfo);
+            return Step::End(End::NoUnwindInfo);
         }
         state.registers[cfa_kind as usize & 15]
     } else {
         // A caller's frame lies above its callee's.
         if cfa <= state.sp {
-            return Some(End::Fault);
+            return Step::End(End::Fault);
         }
-        let Some(pc) = machine.read(cfa.wrapping_sub(8)) else { return Some(End::Fault) };
+        let Some(pc) = machine.read(cfa.wrapping_sub(8)) else { return Step::End(End::Fault) };
         pc
     };
     let saved_at = match rbp_kind {
@@ -163,7 +181,7 @@ fn by_rule<M: Machine>(state: &mut State, machine: &mut M, rule: Rule) -> Option
         _ => 0,
     };
     if saved_at != 0 {
-        let Some(saved) = machine.read(saved_at) else { return Some(End::Fault) };
+        let Some(saved) = machine.read(saved_at) else { return Step::End(End::Fault) };
         state.bp = saved;
     } else if rbp_kind == rbp::UNDEFINED {
         state.bp = 0;
@@ -173,43 +191,70 @@ fn by_rule<M: Machine>(state: &mut State, machine: &mut M, rule: Rule) -> Option
 
 /// By the chain of frame pointers: `failed` says how the stack ends where there is none.
 #[inline(always)]
-fn by_frame_pointer<M: Machine>(state: &mut State, machine: &mut M, failed: End) -> Option<End> {
+fn by_frame_pointer<M: Machine>(state: &mut State, machine: &mut M, failed: End) -> Step {
     let bp = state.bp;
     // A thread's outermost frame has none.
     if bp == 0 {
-        return Some(if state.innermost != 0 { failed } else { End::Complete });
+        return Step::End(if state.innermost != 0 { failed } else { End::Complete });
     }
     if bp < state.sp || bp & 7 != 0 {
-        return Some(failed);
+        return Step::End(failed);
     }
-    let (Some(pc), Some(saved)) = (machine.read(bp.wrapping_add(8)), machine.read(bp)) else { return Some(failed) };
+    let (Some(pc), Some(saved)) = (machine.read(bp.wrapping_add(8)), machine.read(bp)) else { return Step::End(failed) };
     state.guessed = state.guessed.wrapping_add(1);
     state.bp = saved;
     arrive(state, pc, bp.wrapping_add(16))
 }
 
+/// By the first word on the stack that a call can have put there: it lies in code, behind a call.
+#[inline(always)]
+fn by_search<M: Machine>(state: &mut State, machine: &mut M) -> Step {
+    state.searched = state.searched.wrapping_add(1);
+    if state.searched > MAX_SEARCHED {
+        return Step::End(End::NoUnwindInfo);
+    }
+    let sp = state.sp;
+    let Some(word) = machine.read(sp) else { return Step::End(End::Fault) };
+    state.sp = sp.wrapping_add(8);
+    let Ok(Some(_)) = machine.range(word.wrapping_sub(1)) else { return Step::Again };
+    let Some(code) = machine.read_code(word.wrapping_sub(8)) else { return Step::Again };
+    if !ends_with_call(code) {
+        return Step::Again;
+    }
+    state.guessed = state.guessed.wrapping_add(1);
+    arrive(state, word, sp.wrapping_add(8))
+}
+
+/// Whether the eight bytes before a return address end with a call: direct, or through a register or memory.
+#[inline(always)]
+fn ends_with_call(code: u64) -> bool {
+    let byte = |from_end: u32| (code >> (64 - 8 * from_end)) & 0xff;
+    let indirect = |length: u32| byte(length) == 0xff && (byte(length - 1) >> 3) & 7 == 2;
+    byte(5) == 0xe8 || indirect(2) || indirect(3) || indirect(4) || indirect(6) || indirect(7)
+}
+
 /// Out of a signal handler, into the interrupted code.
 #[inline(always)]
-fn by_signal_frame<M: Machine>(state: &mut State, machine: &mut M) -> Option<End> {
+fn by_signal_frame<M: Machine>(state: &mut State, machine: &mut M) -> Step {
     let sp = state.sp;
     let (Some(pc), Some(bp), Some(interrupted_sp)) = (
         machine.read(sp.wrapping_add(SIGNAL_RIP)),
         machine.read(sp.wrapping_add(SIGNAL_RBP)),
         machine.read(sp.wrapping_add(SIGNAL_RSP)),
     ) else {
-        return Some(End::Fault);
+        return Step::End(End::Fault);
     };
     state.bp = bp;
-    let end = arrive(state, pc, interrupted_sp);
+    let step = arrive(state, pc, interrupted_sp);
     state.exact = 1;
-    end
+    step
 }
 
 #[inline(always)]
-fn arrive(state: &mut State, pc: u64, sp: u64) -> Option<End> {
+fn arrive(state: &mut State, pc: u64, sp: u64) -> Step {
     (state.innermost, state.exact) = (0, 0);
     (state.pc, state.sp) = (pc, sp);
-    if pc == 0 { Some(End::Complete) } else { None }
+    if pc == 0 { Step::End(End::Complete) } else { Step::Caller }
 }
 
 /// The index of the range that the address lies in.

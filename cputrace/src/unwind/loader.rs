@@ -7,12 +7,15 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
-use cputrace_common::unwind::table::{CHUNK_WORDS, MAX_RANGES, MAX_RULES, MAX_TABLES, Range, Ranges, Rule, Table, row};
+use cputrace_common::unwind::table::{CHUNK_WORDS, MAX_RANGES, MAX_RULES, MAX_TABLES, Range, Ranges, Rule, Table, row, table_flags};
 use rustc_hash::FxHashMap;
 
 use super::build::{BuildError, BuiltTable, build};
 use crate::ebpf::{EbpfError, Object};
 use crate::process::{Mappings, ObjectId};
+
+/// A file of which nothing is known, and nothing will be.
+const NO_TABLE: Table = Table { text_start: 0, first_block: 0, blocks: 0, flags: table_flags::READY, reserved: 0 };
 
 /// Threads that build tables.
 const BUILDERS: usize = 2;
@@ -140,8 +143,6 @@ impl Loader {
         if next >= MAX_TABLES {
             return Ok(None);
         }
-        // Not there, or not yet: what was there before under this number is not meant.
-        object.set_table(next, Table::default())?;
         self.tables.insert(id, next);
         if let Some((file, _)) = &mappings.object(id).file
             && self.jobs.send((next, file.clone())).is_ok()
@@ -149,6 +150,7 @@ impl Loader {
             self.pending += 1;
         } else {
             self.stats.failed += 1;
+            object.set_table(next, NO_TABLE)?;
         }
         Ok(Some(next))
     }
@@ -177,7 +179,7 @@ impl Loader {
         self.stats.build_time += time;
         let Ok(built) = outcome else {
             self.stats.failed += 1;
-            return Ok(());
+            return object.set_table(table, NO_TABLE);
         };
         let rules = built.rules.iter().map(|rule| self.rule(*rule, object)).collect::<Result<Vec<_>, _>>()?;
         self.stats.damaged_functions += u64::from(built.damaged);
@@ -185,7 +187,7 @@ impl Loader {
         let words = place(&built, &rules, start);
         if !object.pool().has_room_for(words.len()) {
             self.stats.over_budget += 1;
-            return Ok(());
+            return object.set_table(table, NO_TABLE);
         }
         object.pool().write(&words)?;
         self.stats.tables += 1;
