@@ -91,9 +91,8 @@ pub fn step<M: Machine>(state: &mut State, machine: &mut M) -> Step {
         cfa::GAP if state.table.flags & table_flags::FRAME_POINTERS != 0 => {
             by_frame_pointer(state, machine, End::NoUnwindInfo)
         }
-        // Hand-written assembler, most often: it calls nobody, so this can only be the innermost frame.
-        cfa::GAP if state.innermost != 0 => by_search(state, machine),
-        cfa::GAP => Step::End(End::NoUnwindInfo),
+        // Hand-written assembler, most often.
+        cfa::GAP => by_search(state, machine),
         cfa::END => Step::End(End::Complete),
         cfa::SIGNAL => by_signal_frame(state, machine),
         _ => by_rule(state, machine, rule),
@@ -157,7 +156,9 @@ fn by_rule<M: Machine>(state: &mut State, machine: &mut M, rule: Rule) -> Step {
         register.wrapping_add(8).wrapping_add(if (state.pc & 15) as i64 >= i64::from(cfa_offset) { 8 } else { 0 })
     } else if cfa_kind & !15 == cfa::DEREF {
         let (before, after) = (cfa_offset as i16, cfa_offset >> 16);
-        let Some(loaded) = machine.read(register.wrapping_add_signed(before.into())) else { return Step::End(End::Fault) };
+        let Some(loaded) = machine.read(register.wrapping_add_signed(before.into())) else {
+            return Step::End(End::Fault);
+        };
         loaded.wrapping_add_signed(after.into())
     } else {
         register.wrapping_add_signed(cfa_offset.into())
@@ -200,7 +201,9 @@ fn by_frame_pointer<M: Machine>(state: &mut State, machine: &mut M, failed: End)
     if bp < state.sp || bp & 7 != 0 {
         return Step::End(failed);
     }
-    let (Some(pc), Some(saved)) = (machine.read(bp.wrapping_add(8)), machine.read(bp)) else { return Step::End(failed) };
+    let (Some(pc), Some(saved)) = (machine.read(bp.wrapping_add(8)), machine.read(bp)) else {
+        return Step::End(failed);
+    };
     state.guessed = state.guessed.wrapping_add(1);
     state.bp = saved;
     arrive(state, pc, bp.wrapping_add(16))

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
-use cputrace_common::unwind::table::{CHUNK_WORDS, MAX_RANGES, MAX_RULES, MAX_TABLES, Range, Ranges, Rule, Table, row, table_flags};
+use cputrace_common::unwind::table::{
+    CHUNK_WORDS, MAX_RANGES, MAX_RULES, MAX_TABLES, Range, Ranges, Rule, Table, row, table_flags,
+};
 use rustc_hash::FxHashMap;
 
 use super::build::{BuildError, BuiltTable, build};
