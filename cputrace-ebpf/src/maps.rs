@@ -8,7 +8,7 @@ use aya_ebpf::{
 use cputrace_common::{
     config::MAX_TARGETS,
     stat::Stats,
-    unwind::table::{Chunk, MAX_CHUNKS, MAX_PROCESSES, MAX_RULES, MAX_TABLES, Ranges, Rule, Table},
+    unwind::table::{Chunk, MAX_CHUNKS, MAX_PROCESSES, MAX_TABLES, Ranges, Table},
 };
 
 use crate::{missed::LastTick, sample::Record};
@@ -43,10 +43,6 @@ pub(crate) static PROCESSES: HashMap<u32, Ranges> = HashMap::with_max_entries(MA
 /// Where each file's unwind table is.
 #[map]
 pub(crate) static TABLES: Array<Table> = Array::with_max_entries(MAX_TABLES, 0);
-
-/// The rules of all unwind tables.
-#[map]
-pub(crate) static RULES: Array<Rule> = Array::with_max_entries(MAX_RULES, 0);
 
 /// The words of all unwind tables, in chunks that come and go. Linux 5.7.
 #[btf_map]

@@ -17,8 +17,8 @@ use aya_ebpf::{
 use cputrace_common::{
     sample::{End, MAX_USER_FRAMES},
     unwind::{
-        step::{Machine, State, Step, find_range, step},
-        table::{MAX_TABLES, Range, Rule, Table},
+        step::{Found, Machine, State, Step, find_range, step},
+        table::{MAX_TABLES, Range},
     },
 };
 
@@ -184,15 +184,15 @@ impl Machine for Kernel<'_> {
     }
 
     #[inline(always)]
-    fn range(&mut self, address: u64) -> Result<Option<(Range, Table)>, ()> {
-        let Some(ranges) = maps::PROCESSES.get_ptr(self.tgid) else { return Err(()) };
+    fn range(&mut self, address: u64) -> Found {
+        let Some(ranges) = maps::PROCESSES.get_ptr(self.tgid) else { return Found::Unknown };
         // SAFETY: a whole value of the map.
-        let Some(index) = (unsafe { find_range(ranges, address) }) else { return Ok(None) };
+        let Some(index) = (unsafe { find_range(ranges, address) }) else { return Found::NoFile };
         // SAFETY: as above, and the index is within it.
         let range = unsafe { (*ranges).ranges[index] };
-        let Some(table) = maps::TABLES.get_ptr(range.table & (MAX_TABLES - 1)) else { return Err(()) };
+        let Some(table) = maps::TABLES.get_ptr(range.table & (MAX_TABLES - 1)) else { return Found::Unknown };
         // SAFETY: a whole value of the map.
-        Ok(Some((range, unsafe { *table })))
+        Found::File(range, unsafe { *table })
     }
 
     #[inline(always)]
@@ -204,11 +204,5 @@ impl Machine for Kernel<'_> {
     fn read_code(&mut self, address: u64) -> Option<u64> {
         // SAFETY: the helper checks the address.
         unsafe { bpf_probe_read_user_word(address as *const u64) }.ok()
-    }
-
-    #[inline(always)]
-    fn rule(&mut self, number: u32) -> Option<Rule> {
-        // SAFETY: a whole value of the map.
-        maps::RULES.get_ptr(number).map(|rule| unsafe { *rule })
     }
 }

@@ -217,7 +217,7 @@ impl<'a> Session<'a> {
             }
             let now = Instant::now();
             if drain.is_due(now) || now < next.unwrap_or(now) {
-                self.drain();
+                self.drain(monotonic_ns());
             }
             if observe.is_due(now) {
                 self.observe();
@@ -245,17 +245,16 @@ impl<'a> Session<'a> {
             self.notes.push(error.to_string());
         }
         self.elapsed = self.started.elapsed();
-        self.drain();
+        self.drain(u64::MAX);
         self.observe();
         self.own_cpu = own_cpu().saturating_sub(self.own_cpu_before);
     }
 
-    /// Takes what the kernel has for us, in order of time.
-    fn drain(&mut self) {
-        self.batch.clear();
+    /// Takes what the kernel has for us, in order of time; what comes after `until_ns` waits for the next time.
+    fn drain(&mut self, until_ns: u64) {
         self.sampler.drain(&mut self.batch);
         let mut batch = std::mem::take(&mut self.batch);
-        let (events, frames) = batch.in_order();
+        let (events, frames) = batch.in_order(until_ns);
         for (time_ns, event) in events {
             match event {
                 Event::Sample(sample) => {
@@ -272,6 +271,7 @@ impl<'a> Session<'a> {
         if let Err(error) = self.sampler.follow(events, &mut self.mappings) {
             self.note(error.to_string());
         }
+        batch.clear_until(until_ns);
         self.batch = batch;
     }
 

@@ -7,14 +7,23 @@ use crate::sample::End;
 pub trait Machine {
     /// A word of the process's memory.
     fn read(&mut self, address: u64) -> Option<u64>;
-    /// The mapping that the address lies in, and its table; `Err` where the process's mappings are not known.
-    fn range(&mut self, address: u64) -> Result<Option<(Range, Table)>, ()>;
+    /// The mapping that the address lies in, and its table.
+    fn range(&mut self, address: u64) -> Found;
     /// A chunk of the pool: [`CHUNK_WORDS`] words.
     fn chunk(&mut self, index: u32) -> Option<*const u32>;
     /// A word of the process's code, which is not worth a copy of all that lies around it.
     fn read_code(&mut self, address: u64) -> Option<u64>;
-    /// A rule by its number.
-    fn rule(&mut self, number: u32) -> Option<Rule>;
+}
+
+/// Where an address lies.
+#[derive(Clone, Copy, Debug)]
+pub enum Found {
+    /// In a file.
+    File(Range, Table),
+    /// In none.
+    NoFile,
+    /// The process's mappings are not known.
+    Unknown,
 }
 
 /// A frame.
@@ -73,10 +82,10 @@ pub fn step<M: Machine>(state: &mut State, machine: &mut M) -> Step {
     let pc = if state.exact != 0 { state.pc } else { state.pc.wrapping_sub(1) };
     if pc.wrapping_sub(state.range.start) >= state.range.end.wrapping_sub(state.range.start) {
         match machine.range(pc) {
-            Ok(Some((range, table))) => (state.range, state.table) = (range, table),
+            Found::File(range, table) => (state.range, state.table) = (range, table),
             // Memory without a file: a JIT compiler's, which most often keeps frame pointers.
-            Ok(None) => return by_frame_pointer(state, machine, End::NoJitInfo),
-            Err(()) => return Step::End(End::TableNotReady),
+            Found::NoFile => return by_frame_pointer(state, machine, End::NoJitInfo),
+            Found::Unknown => return Step::End(End::TableNotReady),
         }
     }
     if state.table.flags & table_flags::READY == 0 {
@@ -115,7 +124,11 @@ fn rule_at<M: Machine>(table: &Table, offset: u64, machine: &mut M) -> Option<Ru
     };
     let number =
         if count == 0 { rows } else { search(rows, count, offset as u32 & ((1 << BLOCK_SHIFT) - 1), machine)? };
-    machine.rule(number & 0xffff)
+    let position = table.first_rule.wrapping_add((number & 0xffff) * 2);
+    let chunk = machine.chunk(position / CHUNK_WORDS as u32)?;
+    let at = position as usize & (CHUNK_WORDS - 2);
+    // SAFETY: as above.
+    unsafe { Some(Rule::from_words(*chunk.add(at), *chunk.add(at + 1))) }
 }
 
 /// The rule of the last of `count` rows that begins at `offset` or before it.
@@ -219,7 +232,7 @@ fn by_search<M: Machine>(state: &mut State, machine: &mut M) -> Step {
     let sp = state.sp;
     let Some(word) = machine.read(sp) else { return Step::End(End::Fault) };
     state.sp = sp.wrapping_add(8);
-    let Ok(Some(_)) = machine.range(word.wrapping_sub(1)) else { return Step::Again };
+    let Found::File(..) = machine.range(word.wrapping_sub(1)) else { return Step::Again };
     let Some(code) = machine.read_code(word.wrapping_sub(8)) else { return Step::Again };
     if !ends_with_call(code) {
         return Step::Again;

@@ -4,7 +4,8 @@
 //! [`BLOCK_BYTES`] of text, two words each: where the block's rows begin in the pool, and how many there are. A block
 //! without rows has one rule for all of it, whose number takes the place of the position. A row is one word: the
 //! offset within its block at which it begins to hold, and its rule's number. The first row of a block has offset 0.
-//! A block never crosses a chunk's end, nor do its rows. Rules are shared by all tables.
+//! Behind the rows come the table's rules, two words each. A block never crosses a chunk's end, nor do its rows, nor
+//! a rule.
 
 /// Words of a chunk.
 pub const CHUNK_WORDS: usize = 65_536;
@@ -18,8 +19,8 @@ pub const BLOCK_BYTES: u64 = 1 << BLOCK_SHIFT;
 /// Its logarithm.
 pub const BLOCK_SHIFT: u32 = 10;
 
-/// Distinct rules of all tables together: their numbers have 16 bits.
-pub const MAX_RULES: u32 = 65_536;
+/// Distinct rules of a table: their numbers have 16 bits.
+pub const MAX_RULES: usize = 65_536;
 
 /// Tables that can be loaded at a time.
 pub const MAX_TABLES: u32 = 4096;
@@ -56,6 +57,24 @@ pub struct Rule {
 const _: () = assert!(size_of::<Rule>() == 8);
 
 impl Rule {
+    /// Its words in the pool.
+    pub const fn words(self) -> [u32; 2] {
+        let Self { cfa_kind, rbp_kind, rbp_offset, cfa_offset } = self;
+        let first = (rbp_offset.cast_unsigned() as u32) << 16 | (rbp_kind as u32) << 8 | cfa_kind as u32;
+        [first, cfa_offset.cast_unsigned()]
+    }
+
+    /// From its words in the pool.
+    #[inline(always)]
+    pub const fn from_words(first: u32, second: u32) -> Self {
+        Self {
+            cfa_kind: first as u8,
+            rbp_kind: (first >> 8) as u8,
+            rbp_offset: (first >> 16) as i16,
+            cfa_offset: second.cast_signed(),
+        }
+    }
+
     /// Nothing is known here.
     pub const GAP: Self = Self { cfa_kind: cfa::GAP, rbp_kind: 0, rbp_offset: 0, cfa_offset: 0 };
     /// The outermost frame.
@@ -135,8 +154,8 @@ pub struct Table {
     pub blocks: u32,
     /// [`table_flags`].
     pub flags: u32,
-    /// Unused, 0.
-    pub reserved: u32,
+    /// Where its rules begin in the pool: an even number of words.
+    pub first_rule: u32,
 }
 
 const _: () = assert!(size_of::<Table>() == 24);
@@ -151,11 +170,9 @@ pub mod table_flags {
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{Chunk, Range, Ranges, Rule, Table};
+    use super::{Chunk, Range, Ranges, Table};
 
     // SAFETY: each is `repr(C)`, has integers only and no padding; any bit pattern is valid. Chunks are only read.
-    unsafe impl aya::Pod for Rule {}
-    // SAFETY: as above.
     unsafe impl aya::Pod for Range {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Ranges {}

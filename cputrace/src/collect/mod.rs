@@ -60,17 +60,28 @@ pub struct Frames<'a> {
 }
 
 impl Batch {
-    /// Empties it for the next drain, keeping its memory; the counters stay.
-    pub fn clear(&mut self) {
-        self.events.clear();
-        self.frames.clear();
+    /// Empties it for the next drain, keeping its memory, the counters, and what came after `until_ns`: the buffers
+    /// are drained one after the other, and of that time not all may be here yet.
+    pub fn clear_until(&mut self, until_ns: u64) {
+        let frames = std::mem::take(&mut self.frames);
         self.samples = 0;
+        for (time_ns, event) in std::mem::take(&mut self.events) {
+            match event {
+                _ if time_ns <= until_ns => {}
+                Event::Change(change) => self.push_change(time_ns, change),
+                Event::Sample(sample) => {
+                    let Frames { kernel, user } = sample.frames(&frames);
+                    self.push_sample(time_ns, sample, kernel.iter().chain(user).copied());
+                }
+            }
+        }
     }
 
-    /// All events in order of time (CLOCK_MONOTONIC, ns).
-    pub fn in_order(&mut self) -> (&[(u64, Event)], &[u64]) {
+    /// The events up to `until_ns` in order of time (CLOCK_MONOTONIC, ns), and the addresses of their samples.
+    pub fn in_order(&mut self, until_ns: u64) -> (&[(u64, Event)], &[u64]) {
         self.events.sort_by_key(|(time_ns, _)| *time_ns);
-        (&self.events, &self.frames)
+        let due = self.events.partition_point(|(time_ns, _)| *time_ns <= until_ns);
+        (&self.events[..due], &self.frames)
     }
 
     /// How many samples are in it.

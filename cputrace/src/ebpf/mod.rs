@@ -13,7 +13,7 @@ use aya::programs::{PerfEvent, Program, ProgramError, RawTracePoint};
 use aya::{Ebpf, EbpfLoader};
 use cputrace_common::config::filter;
 use cputrace_common::stat::Stats;
-use cputrace_common::unwind::table::{Ranges, Rule, Table};
+use cputrace_common::unwind::table::{Ranges, Table};
 
 pub use btf::{BtfError, KernelTypes};
 pub use pool::Pool;
@@ -98,7 +98,6 @@ pub struct Object {
     ring: RingBuf<MapData>,
     processes: HashMap<MapData, u32, Ranges>,
     tables: Array<MapData, Table>,
-    rules: Array<MapData, Rule>,
     pool: Pool,
     /// Run-time statistics of the kernel's eBPF programs are on while this is open.
     run_time_stats: Option<OwnedFd>,
@@ -155,9 +154,8 @@ impl Object {
         let run_time_stats = aya::sys::enable_stats(aya::sys::Stats::RunTime).ok();
         let processes = take_map(&mut ebpf, "PROCESSES")?;
         let tables = take_map(&mut ebpf, "TABLES")?;
-        let rules = take_map(&mut ebpf, "RULES")?;
         let pool = Pool::new(take_map(&mut ebpf, "POOL")?);
-        Ok(Self { ebpf, targets, stats, ring, processes, tables, rules, pool, run_time_stats, notes })
+        Ok(Self { ebpf, targets, stats, ring, processes, tables, pool, run_time_stats, notes })
     }
 
     /// What is off on this kernel, one sentence each.
@@ -205,11 +203,6 @@ impl Object {
     /// Says where a file's unwind table is.
     pub fn set_table(&mut self, index: u32, table: Table) -> Result<(), EbpfError> {
         self.tables.set(index, table, 0).map_err(|source| EbpfError::Map { map: "TABLES", source })
-    }
-
-    /// Gives a rule its number.
-    pub fn set_rule(&mut self, number: u16, rule: Rule) -> Result<(), EbpfError> {
-        self.rules.set(number.into(), rule, 0).map_err(|source| EbpfError::Map { map: "RULES", source })
     }
 
     /// The words of the unwind tables.

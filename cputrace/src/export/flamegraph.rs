@@ -1,4 +1,4 @@
-//! A flame graph as an interactive SVG, by inferno. Kernel functions are orange, inlined ones aqua.
+//! A flame graph as an interactive SVG, by inferno. Kernel functions are orange, C++ and Rust yellow, the rest red.
 
 use std::io::{self, Write};
 
@@ -40,7 +40,7 @@ impl Exporter for Flamegraph {
         options.title = title(recording);
         options.subtitle = Some(subtitle(recording));
         options.count_name = "samples".to_owned();
-        options.colors = Palette::Multi(MultiPalette::Java);
+        options.colors = Palette::Multi(MultiPalette::Perl);
         inferno::flamegraph::from_lines(&mut options, lines.iter().map(String::as_str), out).map_err(io::Error::other)
     }
 }

@@ -6,12 +6,12 @@
 use std::fs::File;
 use std::marker::PhantomData;
 
-use cputrace_common::unwind::table::{BLOCK_BYTES, BLOCK_SHIFT, Rule, cfa, row, table_flags};
+use cputrace_common::unwind::table::{BLOCK_BYTES, BLOCK_SHIFT, CHUNK_WORDS, Rule, Table, cfa, row, table_flags};
 use gimli::{BaseAddresses, CieOrFde, EhFrame, LittleEndian, UnwindSection};
-use object::{Object, ObjectSection, ReadCache};
 use rustc_hash::FxHashMap;
 
 use super::evaluate::{Advance, Bytes, Evaluation, Row};
+use crate::process::elf::{self, ElfError, ElfFacts};
 
 /// Text beyond this is no real program's.
 const MAX_TEXT: u64 = 4 << 30;
@@ -20,14 +20,17 @@ const MAX_TEXT: u64 = 4 << 30;
 const PADDING: u64 = 32;
 
 /// Code is looked at for prologues up to this many bytes.
-const PROLOGUE_BYTES: usize = 4 << 20;
+const PROLOGUE_BYTES: u64 = 1 << 20;
+
+/// Call frame information beyond this is no real program's.
+const MAX_FRAME_BYTES: u64 = 1 << 30;
 
 /// A file that no table can be made of.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// It could not be read as an ELF file.
-    #[error("it cannot be read as ELF: {0}")]
-    Elf(#[from] object::Error),
+    #[error(transparent)]
+    Elf(#[from] ElfError),
     /// Its addresses make no sense.
     #[error("its code is said to span {0} bytes")]
     TooLarge(u64),
@@ -56,34 +59,53 @@ pub struct BuiltTable {
 }
 
 impl BuiltTable {
-    /// Words that it takes in the pool.
-    pub fn words(&self) -> usize {
-        self.blocks.len() * 2 + self.rows.len()
+    /// Its words as they will lie in the pool from `start` on, which is even: first the blocks, then the rows, those
+    /// of one block always within one chunk, then the rules.
+    pub fn place(&self, start: u32) -> (Vec<u32>, Table) {
+        let mut words = vec![0; self.blocks.len() * 2];
+        words.reserve(self.rows.len() + self.rules.len() * 2 + 2);
+        for (block, &(first, count)) in self.blocks.iter().enumerate() {
+            if count == 0 {
+                words[block * 2] = first;
+                continue;
+            }
+            let left = CHUNK_WORDS - (start as usize + words.len()) % CHUNK_WORDS;
+            if left < count as usize {
+                words.resize(words.len() + left, 0);
+            }
+            words[block * 2] = start + words.len() as u32;
+            words[block * 2 + 1] = count;
+            words.extend(&self.rows[first as usize..(first + count) as usize]);
+        }
+        words.resize(words.len().next_multiple_of(2), 0);
+        let first_rule = start + words.len() as u32;
+        words.extend(self.rules.iter().flat_map(|rule| rule.words()));
+        let (text_start, blocks, flags) = (self.text_start, self.blocks.len() as u32, self.flags);
+        (words, Table { text_start, first_block: start, blocks, flags, first_rule })
     }
 }
 
 /// Builds the table of an ELF file.
 pub fn build(file: &File) -> Result<BuiltTable, BuildError> {
-    let cache = ReadCache::new(file);
-    let elf = object::File::parse(&cache)?;
-    let mut rows = Rows::default();
-    if let Some(section) = elf.section_by_name(".eh_frame") {
-        let data = section.data()?;
-        let mut frame = EhFrame::new(data, LittleEndian);
+    let base = ElfFacts::read(file)?.lowest();
+    let [eh_frame, text] = elf::sections(file, [".eh_frame", ".text"])?;
+    let code = text.map(|text| text.read(file, PROLOGUE_BYTES)).transpose().map_err(ElfError::Io)?;
+    let mut rows = Rows { base, ..Rows::default() };
+    if let Some(section) = eh_frame {
+        let bytes = section.read(file, MAX_FRAME_BYTES).map_err(ElfError::Io)?;
+        let mut frame = EhFrame::new(&bytes, LittleEndian);
         frame.set_address_size(8);
-        let text = elf.section_by_name(".text").map_or(0, |text| text.address());
-        let bases = BaseAddresses::default().set_eh_frame(section.address()).set_text(text);
+        let text = text.map_or(0, |text| text.address);
+        let bases = BaseAddresses::default().set_eh_frame(section.address).set_text(text);
         read_section(&frame, &bases, &mut rows);
     }
-    let keeps = elf.section_by_name(".text").is_some_and(|text| keeps_frame_pointers(&text));
+    let keeps = keeps_frame_pointers(&code.unwrap_or_default());
     let flags = table_flags::READY | if keeps { table_flags::FRAME_POINTERS } else { 0 };
     Ok(BuiltTable { flags, ..rows.finish()? })
 }
 
 /// Whether functions begin with `push rbp; mov rbp, rsp`, more often than once in two kilobytes.
-fn keeps_frame_pointers<'d>(text: &impl ObjectSection<'d>) -> bool {
-    let size = text.size().min(PROLOGUE_BYTES as u64);
-    let code = text.data_range(text.address(), size).ok().flatten().unwrap_or_default();
+fn keeps_frame_pointers(code: &[u8]) -> bool {
     let is_prologue = |bytes: &&[u8]| matches!(bytes, [0x55, 0x48, 0x89, 0xe5] | [0x55, 0x48, 0x8b, 0xec]);
     let prologues = code.windows(4).filter(is_prologue).count();
     prologues > code.len() / 2048
@@ -92,8 +114,10 @@ fn keeps_frame_pointers<'d>(text: &impl ObjectSection<'d>) -> bool {
 /// Rows of all functions, in the order in which the file has them.
 #[derive(Debug, Default)]
 struct Rows {
-    /// First address of the row, rule's index.
-    rows: Vec<(u64, u16)>,
+    /// The file's lowest address.
+    base: u64,
+    /// First address of the row, from `base` on, and its rule's index.
+    rows: Vec<(u32, u16)>,
     /// One for each function: the index of its first row in `rows`, and its end.
     functions: Vec<(u32, u64)>,
     rules: Vec<Rule>,
@@ -215,7 +239,11 @@ fn read_function<'a>(
 impl Rows {
     fn push(&mut self, address: u64, rule: Rule) {
         let index = self.index(rule);
-        self.rows.push((address, index));
+        // Beyond 4 GB of code: not believed, and the function is left out.
+        match address.checked_sub(self.base).and_then(|offset| u32::try_from(offset).ok()) {
+            Some(offset) => self.rows.push((offset, index)),
+            None => self.damaged += 1,
+        }
     }
 
     fn index(&mut self, rule: Rule) -> u16 {
@@ -265,8 +293,10 @@ impl Rows {
             if start > covered + PADDING {
                 blocks.push(covered, gap);
             }
-            for (index, &(address, rule)) in self.rows[rows.clone()].iter().enumerate() {
-                let next = self.rows[rows.clone()].get(index + 1).map_or(end, |(next, _)| *next);
+            let rows = &self.rows[rows];
+            for (index, &(offset, rule)) in rows.iter().enumerate() {
+                let address = self.base + u64::from(offset);
+                let next = rows.get(index + 1).map_or(end, |(next, _)| self.base + u64::from(*next));
                 if next > covered {
                     blocks.push(address.max(covered), rule);
                 }
@@ -287,7 +317,7 @@ impl Rows {
         let mut functions: Vec<_> = functions
             .map(|((first, end), next)| {
                 let rows = *first as usize..next;
-                Function { start: self.rows[rows.start].0, end: *end, rows }
+                Function { start: self.base + u64::from(self.rows[rows.start].0), end: *end, rows }
             })
             .collect();
         // Linkers write them in order, nearly.

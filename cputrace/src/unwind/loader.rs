@@ -7,17 +7,14 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
-use cputrace_common::unwind::table::{
-    CHUNK_WORDS, MAX_RANGES, MAX_RULES, MAX_TABLES, Range, Ranges, Rule, Table, row, table_flags,
-};
-use rustc_hash::FxHashMap;
+use cputrace_common::unwind::table::{MAX_RANGES, MAX_TABLES, Range, Ranges, Table, table_flags};
 
 use super::build::{BuildError, BuiltTable, build};
 use crate::ebpf::{EbpfError, Object};
 use crate::process::{Mappings, ObjectId};
 
 /// A file of which nothing is known, and nothing will be.
-const NO_TABLE: Table = Table { text_start: 0, first_block: 0, blocks: 0, flags: table_flags::READY, reserved: 0 };
+const NO_TABLE: Table = Table { text_start: 0, first_block: 0, blocks: 0, flags: table_flags::READY, first_rule: 0 };
 
 /// Threads that build tables.
 const BUILDERS: usize = 2;
@@ -50,7 +47,6 @@ struct Built {
 /// Keeps the kernel's side in tables.
 pub struct Loader {
     tables: HashMap<ObjectId, u32>,
-    rules: FxHashMap<Rule, u16>,
     /// Processes whose mappings the kernel has.
     processes: HashSet<u32>,
     jobs: Sender<(u32, Arc<File>)>,
@@ -88,7 +84,6 @@ impl Loader {
         }
         Self {
             tables: HashMap::new(),
-            rules: FxHashMap::default(),
             processes: HashSet::new(),
             jobs,
             built,
@@ -183,10 +178,9 @@ impl Loader {
             self.stats.failed += 1;
             return object.set_table(table, NO_TABLE);
         };
-        let rules = built.rules.iter().map(|rule| self.rule(*rule, object)).collect::<Result<Vec<_>, _>>()?;
         self.stats.damaged_functions += u64::from(built.damaged);
         let start = object.pool().position();
-        let words = place(&built, &rules, start);
+        let (words, placed) = built.place(start);
         if !object.pool().has_room_for(words.len()) {
             self.stats.over_budget += 1;
             return object.set_table(table, NO_TABLE);
@@ -194,46 +188,13 @@ impl Loader {
         object.pool().write(&words)?;
         self.stats.tables += 1;
         self.stats.rows += built.rows.len() as u64;
-        let (text_start, blocks, flags) = (built.text_start, built.blocks.len() as u32, built.flags);
-        object.set_table(table, Table { text_start, first_block: start, blocks, flags, reserved: 0 })
+        object.set_table(table, placed)?;
+        if self.pending == 0 {
+            // The builders' memory is not needed for a while.
+            drop((words, built));
+            // SAFETY: glibc's own; it takes no pointers.
+            unsafe { libc::malloc_trim(0) };
+        }
+        Ok(())
     }
-
-    /// The number of a rule, the same for all tables. When there are no more, code by that rule is a gap.
-    fn rule(&mut self, rule: Rule, object: &mut Object) -> Result<u16, EbpfError> {
-        if let Some(number) = self.rules.get(&rule) {
-            return Ok(*number);
-        }
-        let next = self.rules.len();
-        if next >= MAX_RULES as usize {
-            return Ok(self.rules.get(&Rule::GAP).copied().unwrap_or(0));
-        }
-        let number = next as u16;
-        object.set_rule(number, rule)?;
-        self.rules.insert(rule, number);
-        Ok(number)
-    }
-}
-
-/// A table's words as they will lie from `start` on: first the blocks, then the rows, those of one block always
-/// within one chunk.
-fn place(built: &BuiltTable, rules: &[u16], start: u32) -> Vec<u32> {
-    let rule = |index: u32| rules.get(index as usize).copied().unwrap_or(0);
-    let mut words = vec![0; built.blocks.len() * 2];
-    words.reserve(built.rows.len());
-    for (block, &(first, count)) in built.blocks.iter().enumerate() {
-        if count == 0 {
-            words[block * 2] = rule(first).into();
-            continue;
-        }
-        let at = start as usize + words.len();
-        let left = CHUNK_WORDS - at % CHUNK_WORDS;
-        if left < count as usize {
-            words.resize(words.len() + left, 0);
-        }
-        words[block * 2] = start + words.len() as u32;
-        words[block * 2 + 1] = count;
-        let rows = &built.rows[first as usize..(first + count) as usize];
-        words.extend(rows.iter().map(|word| row(*word as u16, rule(word >> 16))));
-    }
-    words
 }
