@@ -152,6 +152,20 @@ static void stop(int signal) {
     stopped = 1;
 }
 
+/* Whether each word of the list is a phase. */
+static int all_known(const char *phases) {
+    static const char *const known[] = {"cpu", "deep", "sleep", "lock", "memory"};
+    for (const char *word = phases; *word != '\0';) {
+        size_t length = strcspn(word, ","), i = 0;
+        while (i < sizeof known / sizeof *known && (strlen(known[i]) != length || strncmp(known[i], word, length) != 0))
+            i++;
+        if (i == sizeof known / sizeof *known)
+            return 0;
+        word += length + (word[length] == ',');
+    }
+    return 1;
+}
+
 int main(int argc, char **argv) {
     const char *phases = "cpu,deep,sleep,lock,memory";
     double seconds = 1e9;
@@ -164,6 +178,10 @@ int main(int argc, char **argv) {
             fprintf(stderr, "usage: %s [--seconds N] [--phases cpu,deep,sleep,lock,memory]\n", argv[0]);
             return 2;
         }
+    }
+    if (!all_known(phases)) {
+        fprintf(stderr, "%s: --phases takes cpu, deep, sleep, lock, memory, with commas between\n", argv[0]);
+        return 2;
     }
     struct sigaction action = {.sa_handler = stop};
     sigaction(SIGTERM, &action, NULL);

@@ -1,7 +1,8 @@
 //! Builds the eBPF object, and keeps the stamp of what it was built from.
 //!
-//! Two compilers will do, whichever is there: rustup's nightly with its `rust-src`, or Debian's own rustc for the web
-//! with its sources. bpf-linker's LLVM has to be the compiler's.
+//! Two compilers will do: rustup's nightly with its `rust-src`, or Debian's own rustc for the web with its sources.
+//! Whichever is there and has the LLVM of bpf-linker is taken; the object of one compiler is the same wherever it is
+//! built. Nothing is installed unless `--install` asks for it.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,14 +10,17 @@ use std::process::Command;
 use anyhow::{Context, bail};
 use sha2::{Digest, Sha256};
 
-use crate::system::{cargo, command, has, install, output, root, target};
+use crate::system::{self, cargo, command, find_program, has, install, output, root, target};
 
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct Args {
     /// Only check that the committed object was built from the sources as they are
     #[arg(long)]
     check: bool,
-    /// Install what is missing
+    /// With --check: also build the object afresh, beside the committed one, and say where it is
+    #[arg(long, requires = "check")]
+    rebuild: bool,
+    /// First install what is missing
     #[arg(long)]
     install: bool,
 }
@@ -25,26 +29,34 @@ const OBJECT: &str = "cputrace/bpf/cputrace.bpf.o";
 const STAMP: &str = "cputrace/bpf/cputrace.bpf.stamp";
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    if args.check {
-        return check();
-    }
-    if args.install {
+    let &Args { check: only_check, rebuild, install } = args;
+    if install {
         install_toolchain()?;
     }
+    if only_check {
+        check()?;
+        if rebuild {
+            println!("{}", build()?.display());
+        }
+        return Ok(());
+    }
     let built = build()?;
-    std::fs::copy(&built, root().join(OBJECT))?;
     let toolchain = Toolchain::find()?;
+    std::fs::create_dir_all(root().join("cputrace/bpf"))?;
+    std::fs::copy(&built, root().join(OBJECT)).with_context(|| format!("{OBJECT} cannot be written"))?;
     std::fs::write(root().join(STAMP), format!("sources {}\n{}\n", sources_hash()?, toolchain.version()?))?;
     println!("xtask: wrote {OBJECT} and {STAMP}");
     Ok(())
 }
 
-/// The committed object's stamp names the sources as they are.
+/// The committed object's stamp names the sources as they are. The compiler may be another one.
 pub(crate) fn check() -> anyhow::Result<()> {
     let stamp = std::fs::read_to_string(root().join(STAMP)).with_context(|| format!("{STAMP} cannot be read"))?;
     let stamped = stamp.lines().find_map(|line| line.strip_prefix("sources "));
     if stamped != Some(&*sources_hash()?) {
-        bail!("{OBJECT} was not built from the sources as they are: run cargo xtask build-ebpf");
+        bail!(
+            "{OBJECT} was not built from the sources as they are: run cargo xtask build-ebpf, and commit what it wrote"
+        );
     }
     println!("xtask: {OBJECT} was built from the sources as they are");
     Ok(())
@@ -72,23 +84,8 @@ pub(crate) fn build() -> anyhow::Result<PathBuf> {
         .args(["--target", "bpfel-unknown-none", "--target-dir"])
         .arg(&folder)
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
-    crate::system::run(&mut cargo).context("the eBPF object was not built; bpf-linker's LLVM has to be rustc's")?;
+    system::run(&mut cargo).context("the eBPF object was not built")?;
     Ok(folder.join("bpfel-unknown-none/release/cputrace"))
-}
-
-/// clippy on the eBPF crate; `None` where the compiler has no clippy.
-pub(crate) fn clippy() -> anyhow::Result<Option<Command>> {
-    let toolchain = Toolchain::find()?;
-    let mut cargo = toolchain.cargo();
-    if output(toolchain.cargo().args(["clippy", "--version"])).is_err() {
-        return Ok(None);
-    }
-    cargo
-        .args(["clippy", "--locked", "--release", "--package", "cputrace-ebpf", "-Z", "build-std=core"])
-        .args(["--target", "bpfel-unknown-none", "--target-dir"])
-        .arg(target().join("ebpf-clippy"))
-        .args(["--", "-D", "warnings"]);
-    Ok(Some(cargo))
 }
 
 fn cargo_home() -> PathBuf {
@@ -97,7 +94,7 @@ fn cargo_home() -> PathBuf {
 }
 
 /// A compiler that can build `core` for the BPF target.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Toolchain {
     RustupNightly,
     Debian,
@@ -107,24 +104,43 @@ const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const DEBIAN_CARGO: &str = "/usr/bin/cargo";
 
 impl Toolchain {
+    /// The first one that is there, with its sources, and of the linker's LLVM.
     fn find() -> anyhow::Result<Self> {
-        let usable = |toolchain: &Self| toolchain.sources().is_ok_and(|sources| sources.join("library/core").exists());
-        let found = [Self::RustupNightly, Self::Debian].into_iter().find(usable);
-        found.context(
-            "no compiler can build eBPF: run cargo xtask build-ebpf --install, \
-             or rustup component add rust-src --toolchain nightly",
-        )
+        let linker = linker_llvm();
+        let mut other_llvm = None;
+        for toolchain in [Self::RustupNightly, Self::Debian] {
+            if !toolchain.sources().is_ok_and(|sources| sources.join("library/core").exists()) {
+                continue;
+            }
+            let major = toolchain.llvm_major()?;
+            match &linker {
+                Some(linker) if *linker != major => other_llvm = Some((linker.clone(), major)),
+                _ => return Ok(toolchain),
+            }
+        }
+        match other_llvm {
+            Some((linker, rustc)) => bail!(
+                "bpf-linker is built with LLVM {linker} and rustc with LLVM {rustc}: \
+                 run cargo xtask build-ebpf --install, which builds bpf-linker again"
+            ),
+            None => bail!(
+                "no compiler here can build eBPF: run rustup component add rust-src --toolchain nightly, \
+                 or cargo xtask build-ebpf --install"
+            ),
+        }
     }
 
     fn rustc(self) -> Command {
-        match self {
+        let mut rustc = match self {
             Self::RustupNightly => {
                 let mut rustc = command("rustc");
                 rustc.arg("+nightly");
                 rustc
             }
             Self::Debian => command(DEBIAN_RUSTC),
-        }
+        };
+        rustc.env_remove("RUSTUP_TOOLCHAIN");
+        rustc
     }
 
     fn cargo(self) -> Command {
@@ -136,9 +152,7 @@ impl Toolchain {
             }
             Self::Debian => {
                 let mut cargo = command(DEBIAN_CARGO);
-                // cargo finds its clippy on the path, where rustup's would come first.
-                let path = format!("/usr/bin:{}", std::env::var("PATH").unwrap_or_default());
-                cargo.env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1").env("PATH", path);
+                cargo.env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1");
                 cargo
             }
         };
@@ -149,13 +163,13 @@ impl Toolchain {
 
     /// The folder of the compiler's sources.
     fn sources(self) -> anyhow::Result<PathBuf> {
-        let sysroot = output(self.rustc().env_remove("RUSTUP_TOOLCHAIN").args(["--print", "sysroot"]))?;
+        let sysroot = output(self.rustc().args(["--print", "sysroot"]))?;
         Ok(Path::new(sysroot.trim()).join("lib/rustlib/src/rust"))
     }
 
     /// Release and LLVM of the compiler, and the linker.
     fn version(self) -> anyhow::Result<String> {
-        let version = output(self.rustc().env_remove("RUSTUP_TOOLCHAIN").arg("-vV"))?;
+        let version = output(self.rustc().arg("-vV"))?;
         let lines: Vec<_> =
             version.lines().filter(|line| line.starts_with("release") || line.starts_with("LLVM")).collect();
         let linker = output(command("bpf-linker").arg("--version"))?;
@@ -163,39 +177,60 @@ impl Toolchain {
     }
 
     fn llvm_major(self) -> anyhow::Result<String> {
-        let version = output(self.rustc().env_remove("RUSTUP_TOOLCHAIN").arg("-vV"))?;
+        let version = output(self.rustc().arg("-vV"))?;
         let llvm = version.lines().find_map(|line| line.strip_prefix("LLVM version: "));
         let major = llvm.and_then(|llvm| llvm.split('.').next()).context("rustc does not say which LLVM it has")?;
         Ok(major.to_owned())
+    }
+
+    /// Installs the compiler and its sources, and bpf-linker of its LLVM.
+    fn install(self) -> anyhow::Result<()> {
+        match self {
+            Self::RustupNightly => {
+                system::run(command("rustup").args(["component", "add", "rust-src", "--toolchain", "nightly"]))?;
+            }
+            Self::Debian => install(&[
+                ("/usr/lib/rustlib/src/rust", "rust-web-src"),
+                (DEBIAN_RUSTC, "rustc-web"),
+                (DEBIAN_CARGO, "cargo-web"),
+            ])?,
+        }
+        let major = self.llvm_major()?;
+        if linker_llvm().is_some_and(|linker| linker == major) {
+            return Ok(());
+        }
+        let prefix = format!("/usr/lib/llvm-{major}");
+        install(&[(&format!("{prefix}/include/llvm-c/Core.h"), &format!("llvm-{major}-dev")), ("c++", "g++")])?;
+        println!("xtask: building bpf-linker for LLVM {major}, which takes a minute or two");
+        let mut install = cargo();
+        install.args(["install", "bpf-linker", "--no-default-features", "--features", &format!("llvm-{major}")]);
+        system::run(install.env("LLVM_PREFIX", prefix).args(["--quiet", "--locked", "--force"]))
     }
 }
 
 /// Installs a compiler if none will do, and bpf-linker of its LLVM.
 pub(crate) fn install_toolchain() -> anyhow::Result<()> {
-    if Toolchain::find().is_err() {
-        // The usual way first, where there is a nightly: a few seconds.
-        let mut rustup = command("rustup");
-        rustup.args(["component", "add", "rust-src", "--toolchain", "nightly"]);
-        let usual = has("rustup") && output(&mut rustup).is_ok();
-        if !usual || Toolchain::find().is_err() {
-            install(&[
-                ("/usr/lib/rustlib/src/rust", "rust-web-src"),
-                (DEBIAN_RUSTC, "rustc-web"),
-                (DEBIAN_CARGO, "cargo-web"),
-                ("/usr/bin/clippy-driver", "rust-web-clippy"),
-            ])?;
-        }
-    }
-    if has("bpf-linker") {
+    if has("bpf-linker") && Toolchain::find().is_ok() {
         return Ok(());
     }
-    let major = Toolchain::find()?.llvm_major()?;
-    let prefix = format!("/usr/lib/llvm-{major}");
-    install(&[(&format!("{prefix}/include/llvm-c/Core.h"), &format!("llvm-{major}-dev")), ("c++", "g++")])?;
-    println!("xtask: building bpf-linker for LLVM {major}, which takes a minute or two");
-    let mut install = cargo();
-    install.args(["install", "bpf-linker", "--no-default-features", "--features", &format!("llvm-{major}")]);
-    crate::system::run(install.env("LLVM_PREFIX", prefix).args(["--quiet", "--locked"]))
+    Toolchain::RustupNightly.install().or_else(|error| {
+        println!("xtask: rustup's nightly will not do ({error:#}); taking Debian's compiler");
+        Toolchain::Debian.install()
+    })
+}
+
+/// The major version of the LLVM that bpf-linker is linked with, from the name of the library it asks for.
+/// `None` where there is no bpf-linker or its LLVM is inside it.
+fn linker_llvm() -> Option<String> {
+    let program = std::fs::read(find_program("bpf-linker")?).ok()?;
+    ["libLLVM.so.", "libLLVM-"].iter().find_map(|name| {
+        let mut found = program.windows(name.len()).enumerate().filter(|(_, bytes)| *bytes == name.as_bytes());
+        found.find_map(|(at, _)| {
+            let digits = program[at + name.len()..].iter().take_while(|byte| byte.is_ascii_digit());
+            let major: String = digits.map(|&byte| char::from(byte)).collect();
+            (!major.is_empty()).then_some(major)
+        })
+    })
 }
 
 /// Of everything that the object is made of, in the order of the paths.

@@ -31,18 +31,19 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let done = match Command::parse() {
-        Command::Demo(args) => demo::run(&args),
-        Command::Test(args) => test::run(&args),
-        Command::Lint => lint::run(),
-        Command::BuildEbpf(args) => build_ebpf::run(&args),
-        Command::Bench(args) => bench::run(&args),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("xtask: {error:#}");
-            ExitCode::FAILURE
-        }
+    dispatch(&Command::parse()).unwrap_or_else(|error| {
+        eprintln!("xtask: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Demo(args) => demo::run(args)?,
+        Command::Test(args) => return test::run(args),
+        Command::Lint => lint::run()?,
+        Command::BuildEbpf(args) => build_ebpf::run(args)?,
+        Command::Bench(args) => bench::run(args)?,
     }
+    Ok(ExitCode::SUCCESS)
 }

@@ -48,28 +48,42 @@ pub(crate) fn output(command: &mut Command) -> anyhow::Result<String> {
 }
 
 fn show(command: &Command) -> String {
-    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let program = Path::new(command.get_program());
+    let words = std::iter::once(program.file_name().unwrap_or(program.as_os_str())).chain(command.get_args());
     words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+}
+
+/// Where a program is, by the path.
+pub(crate) fn find_program(program: &str) -> Option<PathBuf> {
+    let paths = std::env::var_os("PATH")?;
+    std::env::split_paths(&paths).map(|folder| folder.join(program)).find(|file| file.is_file())
 }
 
 /// Whether a program is on the path.
 pub(crate) fn has(program: &str) -> bool {
-    let paths = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&paths).any(|folder| folder.join(program).is_file())
+    find_program(program).is_some()
 }
 
 pub(crate) fn is_root() -> bool {
     output(Command::new("id").arg("-u")).is_ok_and(|id| id.trim() == "0")
 }
 
+/// What to put before a program so that it runs as root with our path; nothing where we are root.
+pub(crate) fn root_prefix() -> Vec<String> {
+    if is_root() {
+        return Vec::new();
+    }
+    let path = std::env::var("PATH").unwrap_or_default();
+    ["sudo", "--preserve-env=CI,CPUTRACE_REQUIRE_ALL", "env", &format!("PATH={path}")].map(str::to_owned).to_vec()
+}
+
 /// A command as root: by sudo, after saying so, where we are not.
 pub(crate) fn as_root(program: impl AsRef<OsStr>) -> Command {
-    if is_root() {
-        return command(program);
-    }
+    let prefix = root_prefix();
+    let [sudo, arguments @ ..] = &*prefix else { return command(program) };
     println!("xtask: root is needed for {}; asking sudo", program.as_ref().to_string_lossy());
-    let mut sudo = command("sudo");
-    sudo.arg("--preserve-env=CI,CPUTRACE_REQUIRE_ALL").arg(program);
+    let mut sudo = command(sudo);
+    sudo.args(arguments).arg(program);
     sudo
 }
 

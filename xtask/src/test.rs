@@ -1,10 +1,16 @@
 //! Everything that CI runs, with a summary of the steps at the end.
+//!
+//! A step that fails does not keep the others from running. What runs as root is only the test programs themselves,
+//! never cargo: the files it builds stay the user's.
 
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 
-use crate::system::{self, as_root, cargo, install, is_root};
+use crate::system::{cargo, command, install, output, root_prefix};
 use crate::workload::{self, Frames};
 use crate::{build_ebpf, lint};
 
@@ -13,6 +19,9 @@ pub(crate) struct Args {
     /// Leave out lint
     #[arg(long)]
     no_lint: bool,
+    /// Leave out the tests that need root
+    #[arg(long)]
+    no_live: bool,
 }
 
 /// What the tests run against, by what has to be there: programs to profile, readers of our formats.
@@ -26,75 +35,155 @@ const PACKAGES: &[(&str, &str)] = &[
     ("python3", "python3"),
 ];
 
+enum Outcome {
+    Passed,
+    Failed(anyhow::Error),
+    /// Left out, and why.
+    Skipped(&'static str),
+}
+
 struct Step {
     name: &'static str,
     time: Duration,
-    outcome: anyhow::Result<Vec<String>>,
+    outcome: Outcome,
+    /// The closing line of each test program that ran, and what its tests left out.
+    results: Vec<String>,
 }
 
-pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let mut steps = Vec::new();
-    let mut step = |name, work: &mut dyn FnMut() -> anyhow::Result<Vec<String>>| {
+#[derive(Default)]
+struct Steps(Vec<Step>);
+
+impl Steps {
+    fn run(&mut self, name: &'static str, work: impl FnOnce(&mut Vec<String>) -> anyhow::Result<()>) {
         println!("\n== {name}");
         let start = Instant::now();
-        let outcome = work();
-        if let Err(error) = &outcome {
-            println!("xtask: {name}: {error:#}");
-        }
-        steps.push(Step { name, time: start.elapsed(), outcome });
-    };
-    step("install", &mut || {
-        install(PACKAGES)?;
-        build_ebpf::install_toolchain()?;
-        Ok(Vec::new())
-    });
-    if !args.no_lint {
-        step("lint", &mut lint::lint);
+        let mut results = Vec::new();
+        let outcome = match work(&mut results) {
+            Ok(()) => Outcome::Passed,
+            Err(error) => {
+                println!("xtask: {name}: {error:#}");
+                Outcome::Failed(error)
+            }
+        };
+        self.0.push(Step { name, time: start.elapsed(), outcome, results });
     }
-    step("eBPF stamp", &mut || build_ebpf::check().map(|()| Vec::new()));
-    let mut object = None;
-    step("eBPF object afresh", &mut || {
-        object = Some(build_ebpf::build()?);
-        Ok(Vec::new())
-    });
-    let tests = |live: bool| {
-        // As root only the tests themselves run: cargo may not be root's.
-        let mut cargo = if live && !is_root() { as_root("cargo") } else { cargo() };
-        cargo.args(["test", "--locked", "--quiet"]);
-        // The object that was just built is the one that is tested.
-        if let Some(object) = &object {
-            cargo.env("CPUTRACE_BPF_OBJECT", object);
-        }
-        cargo
-    };
-    step("unit and golden tests", &mut || {
-        system::run(tests(false).args(["--workspace", "--exclude", "cputrace-ebpf"])).map(|()| Vec::new())
-    });
-    step("live tests", &mut || {
-        workload::build(Frames::Pointers)?;
-        workload::build(Frames::NoPointers)?;
-        let mut cargo = tests(true);
-        cargo.args(["--package", "cputrace", "--test", "live", "--", "--ignored", "--test-threads=1"]);
-        system::run(&mut cargo).map(|()| Vec::new())
-    });
-    summarize(&steps)
+
+    fn skip(&mut self, name: &'static str, reason: &'static str) {
+        self.0.push(Step { name, time: Duration::ZERO, outcome: Outcome::Skipped(reason), results: Vec::new() });
+    }
 }
 
-fn summarize(steps: &[Step]) -> anyhow::Result<()> {
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let &Args { no_lint, no_live } = args;
+    let in_ci = std::env::var_os("CI").is_some();
+    let mut steps = Steps::default();
+    steps.run("install", |_| {
+        install(PACKAGES)?;
+        build_ebpf::install_toolchain()
+    });
+    if no_lint {
+        steps.skip("lint", "--no-lint");
+    } else {
+        steps.run("lint", |_| lint::run());
+    }
+    steps.run("eBPF stamp", |_| build_ebpf::check());
+    let mut object = None;
+    steps.run("eBPF object afresh", |_| {
+        object = Some(build_ebpf::build()?);
+        Ok(())
+    });
+    let object = object.as_deref();
+    steps.run("unit and golden tests", |results| {
+        let selection = &["--workspace", "--exclude", "cputrace-ebpf"];
+        CargoTest { selection, harness: &[], prefix: &[], object, in_ci }.run(results)
+    });
+    if no_live {
+        steps.skip("live tests", "--no-live");
+    } else {
+        steps.run("live tests", |results| {
+            workload::build(Frames::Pointers)?;
+            workload::build(Frames::NoPointers)?;
+            let prefix = &root_prefix();
+            if !prefix.is_empty() {
+                println!("xtask: root is needed for the live tests; asking sudo");
+            }
+            let selection = &["--package", "cputrace", "--test", "live"];
+            CargoTest { selection, harness: &["--ignored", "--test-threads=1"], prefix, object, in_ci }.run(results)
+        });
+    }
+    Ok(summarize(&steps.0, in_ci))
+}
+
+/// One run of `cargo test`.
+struct CargoTest<'a> {
+    /// Which tests, for cargo.
+    selection: &'a [&'a str],
+    /// How they run, for the test programs.
+    harness: &'a [&'a str],
+    /// What runs each test program; empty for nothing.
+    prefix: &'a [String],
+    /// The eBPF object to embed, where one was just built.
+    object: Option<&'a Path>,
+    in_ci: bool,
+}
+
+impl CargoTest<'_> {
+    /// The programs' closing lines, and what they say they skipped, go to `results` as well.
+    fn run(&self, results: &mut Vec<String>) -> anyhow::Result<()> {
+        let Self { selection, harness, prefix, object, in_ci } = self;
+        let mut cargo = cargo();
+        cargo.args(["test", "--locked", "--quiet", "--no-fail-fast"]).args(*selection);
+        // Also what a test that passed has to say: why it did not do its work.
+        cargo.args(["--", "--show-output"]).args(*harness).stdout(Stdio::piped());
+        if let Some(object) = object {
+            cargo.env("CPUTRACE_BPF_OBJECT", object);
+        }
+        if *in_ci {
+            // A test that cannot run there is a failure, not a skip.
+            cargo.env("CPUTRACE_REQUIRE_ALL", "1");
+        }
+        if !prefix.is_empty() {
+            let triple = host_triple()?.to_uppercase().replace('-', "_");
+            cargo.env(format!("CARGO_TARGET_{triple}_RUNNER"), prefix.join(" "));
+        }
+        let mut child = cargo.spawn().context("cargo cannot be started")?;
+        let stdout = child.stdout.take().context("cargo has no output")?;
+        for line in BufReader::new(stdout).split(b'\n') {
+            let line = String::from_utf8_lossy(&line?).into_owned();
+            println!("{line}");
+            if line.starts_with("test result:") || line.starts_with("SKIPPED") {
+                results.push(line);
+            }
+        }
+        let status = child.wait()?;
+        if status.success() { Ok(()) } else { bail!("cargo test {} failed ({status})", selection.join(" ")) }
+    }
+}
+
+fn host_triple() -> anyhow::Result<String> {
+    let version = output(command("rustc").arg("-vV"))?;
+    let host = version.lines().find_map(|line| line.strip_prefix("host: "));
+    Ok(host.context("rustc does not say which host it is for")?.to_owned())
+}
+
+/// Says how each step went. In CI a step that was left out counts as failed.
+fn summarize(steps: &[Step], in_ci: bool) -> ExitCode {
     println!("\n== summary");
-    let ci = std::env::var_os("CI").is_some();
     let (mut passed, mut failed) = (0, 0);
-    for Step { name, time, outcome } in steps {
-        let skipped = outcome.as_deref().unwrap_or_default();
+    for Step { name, time, outcome, results } in steps {
         let verdict = match outcome {
-            Err(_) => "FAILED",
-            Ok(skipped) if ci && !skipped.is_empty() => "FAILED (skipped a part)",
-            Ok(_) => "passed",
+            Outcome::Passed => "passed".to_owned(),
+            Outcome::Failed(error) => format!("FAILED: {error:#}"),
+            Outcome::Skipped(reason) => format!("skipped: {reason}"),
         };
-        println!("{name:<24} {:6.1} s  {verdict}", time.as_secs_f64());
-        skipped.iter().for_each(|part| println!("{:<24} skipped {part}", ""));
-        if verdict == "passed" { passed += 1 } else { failed += 1 }
+        println!("{name:<22} {:6.1} s  {verdict}", time.as_secs_f64());
+        results.iter().for_each(|line| println!("{:<22} {line}", ""));
+        match outcome {
+            Outcome::Passed => passed += 1,
+            Outcome::Failed(_) => failed += 1,
+            Outcome::Skipped(_) => failed += usize::from(in_ci),
+        }
     }
     println!("\n{passed} passed, {failed} failed");
-    if failed > 0 { bail!("{failed} steps failed") } else { Ok(()) }
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

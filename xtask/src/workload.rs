@@ -1,11 +1,11 @@
-//! The bundled sample workload, built with and without frame pointers.
+//! The programs under `workload/`, built with and without frame pointers.
 
 use std::path::PathBuf;
 
 use crate::system::{command, root, run, target};
 
 /// How a build keeps its frames.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Frames {
     /// With frame pointers.
     Pointers,
@@ -13,16 +13,25 @@ pub(crate) enum Frames {
     NoPointers,
 }
 
-/// Builds the workload; its path.
+/// Builds the sample workload, which says itself what it did; its path.
 pub(crate) fn build(frames: Frames) -> anyhow::Result<PathBuf> {
-    let (name, flag) = match frames {
-        Frames::Pointers => ("sample_app_fp", "-fno-omit-frame-pointer"),
-        Frames::NoPointers => ("sample_app", "-fomit-frame-pointer"),
+    build_program("sample_app", frames)
+}
+
+/// Builds the program that the bench slows down; its path.
+pub(crate) fn build_pinned(frames: Frames) -> anyhow::Result<PathBuf> {
+    build_program("pinned", frames)
+}
+
+fn build_program(name: &str, frames: Frames) -> anyhow::Result<PathBuf> {
+    let (ending, flag) = match frames {
+        Frames::Pointers => ("_fp", "-fno-omit-frame-pointer"),
+        Frames::NoPointers => ("", "-fomit-frame-pointer"),
     };
     let folder = target().join("workload");
     std::fs::create_dir_all(&folder)?;
-    let program = folder.join(name);
-    let source = root().join("workload/sample_app.c");
+    let program = folder.join(format!("{name}{ending}"));
+    let source = root().join(format!("workload/{name}.c"));
     run(command("cc").args(["-O2", "-g", "-pthread", flag, "-o"]).arg(&program).arg(source))?;
     Ok(program)
 }
