@@ -40,11 +40,11 @@ pub(crate) struct Window {
 macro_rules! fill {
     ($state:expr, $registers:expr, $read:path) => {{
         let registers: *const pt_regs = $registers;
-        // SAFETY: the callers' pointers are to whole registers.
         macro_rules! register {
-            ($name:ident) => {
+            ($name:ident) => {{
+                // SAFETY: the callers' pointers are to whole registers.
                 unsafe { $read(&raw const (*registers).$name) }
-            };
+            }};
         }
         // DWARF's order.
         $state.registers = [

@@ -126,7 +126,7 @@ fn check_against_gimli(path: &str) {
             checked += 1;
         }
     }
-    println!("{path}: {checked} rows agree with gimli, {others} are of kinds that were not compared");
+    eprintln!("{path}: {checked} rows agree with gimli, {others} are of kinds that were not compared");
     assert!(checked > 100 && others * 20 < checked, "{checked} rows compared, {others} not");
 }
 
@@ -318,7 +318,7 @@ fn stacks_agree_with_framehop() {
         child.kill().unwrap();
         child.wait().unwrap();
     }
-    println!("{agreed} of {frames} frames agree with framehop; {complete} of {stacks} stacks are complete");
+    eprintln!("{agreed} of {frames} frames agree with framehop; {complete} of {stacks} stacks are complete");
     assert!(agreed * 100 >= frames * 97, "{agreed} of {frames} frames agree with framehop");
     assert!(complete * 100 >= stacks * 97, "{complete} of {stacks} stacks are complete");
 }

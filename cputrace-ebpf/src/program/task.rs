@@ -54,8 +54,10 @@ fn follow(parent: u32, child: u32) {
 #[inline(always)]
 fn inherit(parent: u32, child: u32) {
     if let Some(ranges) = maps::PROCESSES.get_ptr(parent) {
-        // SAFETY: a whole value of the map; where there is no room, userspace will try.
-        let _ = unsafe { maps::PROCESSES.insert(child, &*ranges, 0) };
+        // SAFETY: a whole value of the map.
+        let ranges = unsafe { &*ranges };
+        // Where there is no room, userspace will try.
+        let _ = maps::PROCESSES.insert(child, ranges, 0);
     }
 }
 

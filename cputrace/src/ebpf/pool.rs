@@ -58,7 +58,8 @@ impl Pool {
             }
             if let Some((map, contents)) = &mut self.open {
                 contents.0[within..within + here].copy_from_slice(&rest[..here]);
-                map.set(0, &**contents, 0).map_err(error)?;
+                let contents: &Chunk = contents;
+                map.set(0, contents, 0).map_err(error)?;
             }
             (rest, at) = (&rest[here..], at + here);
         }

@@ -3,7 +3,7 @@
 //! Fed by [`Change`]s in order of time; a process that was there before is read from `/proc/PID/maps` when it is
 //! first asked for. Knows files only as far as an address needs: names are `symbolize`'s.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -20,6 +20,9 @@ type FxMap<K, V> = HashMap<K, V, FxBuildHasher>;
 
 /// How many processes' failed openings of one file are tried again by another.
 const OPEN_ATTEMPTS: u32 = 4;
+
+/// Processes whose mappings are kept after their end.
+const MAX_ENDED: usize = 256;
 
 /// A row of [`Mappings::objects`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -71,6 +74,8 @@ pub struct Mappings {
     spaces: FxMap<u32, Option<AddressSpace>>,
     objects: Vec<Object>,
     ids: FxMap<(FileId, u32), ObjectId>,
+    /// Processes that have ended, the last one last.
+    ended: VecDeque<u32>,
 }
 
 /// Where an address lies.
@@ -106,7 +111,7 @@ impl Default for Mappings {
             named(MappingKind::Unmapped, "[unmapped]"),
             named(MappingKind::Unmapped, "[process gone]"),
         ];
-        Self { spaces: FxMap::default(), objects, ids: FxMap::default() }
+        Self { spaces: FxMap::default(), objects, ids: FxMap::default(), ended: VecDeque::new() }
     }
 }
 
@@ -126,6 +131,8 @@ impl Mappings {
     pub fn apply(&mut self, change: &Change) {
         match change {
             Change::Fork { pid, parent } => {
+                // A number that was somebody else's before.
+                self.ended.retain(|ended| ended != pid);
                 let space = self.space(*parent).cloned();
                 self.spaces.insert(*pid, space);
             }
@@ -140,8 +147,14 @@ impl Mappings {
                 }
             }
             Change::Exit { pid, tid } => {
+                // Its last samples come later: a process frees its memory after the kernel has reported its end.
                 if pid == tid {
-                    self.spaces.remove(pid);
+                    self.ended.push_back(*pid);
+                    if self.ended.len() > MAX_ENDED
+                        && let Some(oldest) = self.ended.pop_front()
+                    {
+                        self.spaces.remove(&oldest);
+                    }
                 }
             }
         }

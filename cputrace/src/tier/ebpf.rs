@@ -82,15 +82,11 @@ impl Sampler for EbpfSampler {
                     self.loader.forget(*pid);
                 }
                 // The kernel's side has handed on the parent's mappings by itself.
-                Event::Change(Change::Fork { pid, parent }) => {
-                    if self.loader.knows(*parent) {
-                        changed.insert(*pid);
-                    }
+                Event::Change(Change::Fork { pid, parent }) if self.loader.knows(*parent) => {
+                    changed.insert(*pid);
                 }
-                Event::Change(Change::Exec { pid } | Change::Map { pid, .. }) => {
-                    if self.loader.knows(*pid) || changed.contains(pid) {
-                        changed.insert(*pid);
-                    }
+                Event::Change(Change::Exec { pid } | Change::Map { pid, .. }) if self.loader.knows(*pid) => {
+                    changed.insert(*pid);
                 }
                 _ => {}
             }
