@@ -17,7 +17,7 @@ use crate::model::{
 use crate::process::command::{CommandError, HeldCommand};
 use crate::process::target::{self, Selection, TargetError};
 use crate::process::timeline::Timelines;
-use crate::process::{Change, Mappings, ObjectId, host};
+use crate::process::{Change, Mappings, ObjectId, host, jit};
 use crate::source::on_cpu;
 use crate::symbolize::{Code, symbolize};
 use crate::tier::{self, Sampler, Scope, TierError};
@@ -417,7 +417,9 @@ fn code(mappings: &Mappings, id: ObjectId) -> Code {
         (MappingKind::Kernel, _) => Code::Kernel,
         (MappingKind::File | MappingKind::Vdso, Some((file, _))) => Code::Elf { file: file.clone() },
         (MappingKind::File | MappingKind::Vdso, None) => Code::Missing(UnknownReason::FileGone),
-        (MappingKind::Anonymous, _) => Code::Missing(UnknownReason::NoJitInfo),
+        (MappingKind::Anonymous, _) => {
+            jit::perf_map(object.pid).map_or(Code::Missing(UnknownReason::NoJitInfo), |file| Code::PerfMap { file })
+        }
         (MappingKind::Unmapped, _) if id == ObjectId::PROCESS_GONE => Code::Missing(UnknownReason::ProcessGone),
         (MappingKind::Unmapped, _) => Code::Missing(UnknownReason::Unmapped),
     }

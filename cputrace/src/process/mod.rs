@@ -7,12 +7,14 @@
 //! - [`mappings`]: which file an address lies in, and where in that file.
 //! - [`elf`]: what an address needs to know of an ELF file.
 //! - [`vdso`]: the kernel's code in each process, as a file.
+//! - [`jit`]: where a JIT compiler keeps the names of its code.
 //! - [`host`]: facts about the machine.
 
 pub mod change;
 pub mod command;
 pub mod elf;
 pub mod host;
+pub mod jit;
 pub mod mappings;
 pub mod target;
 pub mod timeline;

@@ -2,9 +2,11 @@
 //!
 //! Each location is asked for once, at a window's end. Files are sorted through in batches and forgotten one by one,
 //! which keeps memory low. A name that is not to be had is data with a reason, not an error.
+//! - [`perf_map`]: names that a JIT compiler keeps.
 //! - [`demangle`]: names as a user reads them.
 
 mod demangle;
+mod perf_map;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -22,12 +24,17 @@ use crate::model::{Function, Line, LocationId, MappingId, Profile, UnknownReason
 const BATCH: usize = 100;
 
 /// Where the code of a mapping can be read.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum Code {
     /// In an open ELF file; deleted and replaced files, and those of containers, are read all the same.
     Elf {
         /// The file.
         file: Arc<File>,
+    },
+    /// Made by a JIT compiler that keeps this map of it.
+    PerfMap {
+        /// The map.
+        file: File,
     },
     /// In the kernel and its modules.
     Kernel,
@@ -52,6 +59,7 @@ pub fn symbolize(profile: &mut Profile, code: &dyn Fn(MappingId) -> Code, stoppe
         }
         let found = match code(mapping) {
             Code::Elf { file } => symbolize_elf(profile, &file, &locations, stopped),
+            Code::PerfMap { file } => symbolize_jit(profile, &file, &locations),
             Code::Kernel => symbolize_kernel(profile, &locations, stopped),
             Code::Missing(reason) => Err(reason),
         };
@@ -71,6 +79,15 @@ fn symbolize_elf(
 ) -> Result<(), UnknownReason> {
     let elf = Elf::new(format!("/proc/self/fd/{}", file.as_raw_fd()));
     symbolize_source(profile, &Source::Elf(elf), |addresses| Input::VirtOffset(addresses), locations, stopped)
+}
+
+fn symbolize_jit(profile: &mut Profile, file: &File, locations: &[(u64, LocationId)]) -> Result<(), UnknownReason> {
+    let map = perf_map::PerfMap::read(file).map_err(|_| UnknownReason::NoJitInfo)?;
+    for (address, id) in locations {
+        let lines = map.name(*address).map(|name| vec![line(profile, name, None)]);
+        profile.set_lines(*id, lines.ok_or(UnknownReason::NoJitInfo));
+    }
+    Ok(())
 }
 
 fn symbolize_kernel(
