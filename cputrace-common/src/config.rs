@@ -12,3 +12,15 @@ pub mod filter {
 
 /// Entries of the map `TARGETS`.
 pub const MAX_TARGETS: u32 = 65_536;
+
+/// Processes whose memory the unwinder knows at a time: entries of the map `PROCESSES`, places in `RANGES`.
+pub const MAX_PROCESSES: u32 = 16_384;
+
+/// Places for ranges in one inner map of `RANGES`.
+pub const RANGES_GROUP: u32 = 32;
+
+/// Places for chunks of tables, in the map `CHUNKS`: 2 GiB.
+pub const MAX_CHUNKS: u32 = 32_768;
+
+/// Places for chunks in one inner map of `CHUNKS`: a group of 1 MiB.
+pub const CHUNKS_GROUP: u32 = 16;

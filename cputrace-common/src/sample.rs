@@ -4,7 +4,7 @@
 pub const MAX_KERNEL_FRAMES: usize = 127;
 
 /// User frames kept of one sample.
-pub const MAX_USER_FRAMES: usize = 512;
+pub const MAX_USER_FRAMES: usize = 1024;
 
 /// Starts each record in the ring buffer; `kernel_frames` and then `user_frames` addresses of
 /// 8 bytes follow it, leaf first.

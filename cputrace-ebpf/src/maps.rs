@@ -1,14 +1,17 @@
 //! Every map.
 
 use aya_ebpf::{
-    btf_maps,
+    btf_maps::{Array, ArrayOfMaps},
     macros::{btf_map, map},
-    maps::{Array, HashMap, PerCpuArray, RingBuf},
+    maps::{HashMap, PerCpuArray, RingBuf},
 };
 use cputrace_common::{
-    config::MAX_TARGETS,
+    config::{CHUNKS_GROUP, MAX_CHUNKS, MAX_PROCESSES, MAX_TARGETS, RANGES_GROUP},
     stat::Stats,
-    unwind::table::{Chunk, MAX_CHUNKS, MAX_PROCESSES, MAX_TABLES, Ranges, Table},
+    unwind::{
+        range::{Process, Ranges},
+        table::Chunk,
+    },
 };
 
 use crate::{missed::LastTick, sample::Record};
@@ -36,15 +39,26 @@ pub(crate) static ON_CPU_RECORD: PerCpuArray<Record> = PerCpuArray::with_max_ent
 #[map]
 pub(crate) static TARGETS: HashMap<u32, u32> = HashMap::with_max_entries(MAX_TARGETS, NO_PREALLOC);
 
-/// The executable mappings of each process that was sampled, by tgid.
+/// What is known of processes whose stacks were unwound, by tgid. Preallocated: before Linux 6.1 programs of perf events
+/// can use no other.
 #[map]
-pub(crate) static PROCESSES: HashMap<u32, Ranges> = HashMap::with_max_entries(MAX_PROCESSES, NO_PREALLOC);
+pub(crate) static PROCESSES: HashMap<u32, Process> = HashMap::with_max_entries(MAX_PROCESSES, 0);
 
-/// Where each file's unwind table is.
-#[map]
-pub(crate) static TABLES: Array<Table> = Array::with_max_entries(MAX_TABLES, 0);
-
-/// The words of all unwind tables, in chunks that come and go. Linux 5.7.
+/// The executable memory of processes. In groups: a new inner map takes a grace period of RCU to install, its values
+/// nothing. The verifier turns both look-ups into loads.
 #[btf_map]
-pub(crate) static POOL: btf_maps::ArrayOfMaps<btf_maps::Array<Chunk, 1>, { MAX_CHUNKS as usize }> =
-    btf_maps::ArrayOfMaps::new();
+pub(crate) static RANGES: ArrayOfMaps<
+    Array<Ranges, { RANGES_GROUP as usize }>,
+    { (MAX_PROCESSES / RANGES_GROUP) as usize },
+> = ArrayOfMaps::new();
+
+/// Tables of unwind rules, in groups of chunks that are made as they are needed. Linux 5.7.
+#[btf_map]
+pub(crate) static CHUNKS: ArrayOfMaps<
+    Array<Chunk, { CHUNKS_GROUP as usize }>,
+    { (MAX_CHUNKS / CHUNKS_GROUP) as usize },
+> = ArrayOfMaps::new();
+
+/// What the kernel side wants to know of userspace.
+#[map]
+pub(crate) static QUESTIONS: RingBuf = RingBuf::with_byte_size(64 * 1024, 0);

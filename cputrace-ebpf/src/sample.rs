@@ -1,7 +1,7 @@
 //! One sample: put together in a record of the CPU's, sent, and counted whatever becomes of it.
 
 use aya_ebpf::{
-    bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    bindings::BPF_RB_NO_WAKEUP,
     helpers::{
         bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_smp_processor_id, bpf_ktime_get_ns,
         generated::bpf_ringbuf_output,
@@ -10,45 +10,23 @@ use aya_ebpf::{
     programs::PerfEventContext,
 };
 use cputrace_common::{
-    sample::{End, MAX_KERNEL_FRAMES, MAX_USER_FRAMES, SampleHeader},
+    sample::{MAX_KERNEL_FRAMES, MAX_USER_FRAMES, SampleHeader},
     stat::Stats,
-    unwind::step::State,
 };
 
-use crate::{filter, maps, stack, unwind::Window};
+use crate::{filter, maps, stack, unwind::Unwind};
 
-const MAX_FRAMES: usize = MAX_KERNEL_FRAMES + MAX_USER_FRAMES;
-const FRAMES: usize = 1024;
-const _: () = assert!(MAX_FRAMES <= FRAMES);
-
-/// Userspace is not woken more often.
-const MIN_WAKE_INTERVAL_NS: u64 = 5_000_000;
+pub(crate) const MAX_FRAMES: usize = MAX_KERNEL_FRAMES + MAX_USER_FRAMES;
 
 /// A sample in the making: one a CPU and class of programs, in a map, for it is larger than a program's stack.
 #[repr(C)]
 pub(crate) struct Record {
     /// Not 0 while a program is writing: one that interrupts it has to leave it alone.
     busy: u64,
-    /// When userspace was woken last.
-    last_wake_ns: u64,
+    pub(crate) unwind: Unwind,
     pub(crate) header: SampleHeader,
-    /// Kernel frames, then user frames; as many as an index of 10 bits can reach.
-    pub(crate) frames: [u64; FRAMES],
-    /// The frame that the unwinder is at.
-    pub(crate) state: State,
-    /// What it has copied of the stack.
-    pub(crate) window: Window,
-}
-
-impl Record {
-    /// Appends a user frame.
-    #[inline(always)]
-    pub(crate) fn push_user(&mut self, pc: u64) {
-        let at = self.header.kernel_frames as usize + self.header.user_frames as usize;
-        // SAFETY: masked to the length of `frames`.
-        unsafe { *(&raw mut self.frames).cast::<u64>().add(at & (FRAMES - 1)) = pc };
-        self.header.user_frames += 1;
-    }
+    /// Kernel frames, then user frames.
+    pub(crate) frames: [u64; MAX_FRAMES],
 }
 
 /// The one way a sample leaves the kernel; every tick ends in one counter.
@@ -123,25 +101,18 @@ fn take(ctx: &PerfEventContext, records: &PerCpuArray<Record>, task: Task, now_n
     if sent { Fate::Emitted } else { Fate::RingFull }
 }
 
-/// Copies the used part of the record into the ring buffer. Userspace drains it by the clock; it is woken only where
-/// the unwinder lacks a table, which it can have for the next sample if it hurries.
+/// Copies the used part of the record into the ring buffer. Userspace drains it by the clock: nobody is woken.
 #[inline(always)]
-fn send(record: &mut Record) -> bool {
+fn send(record: &Record) -> bool {
     let frames = (record.header.kernel_frames as usize + record.header.user_frames as usize).min(MAX_FRAMES);
     let bytes = size_of::<SampleHeader>() + frames * 8;
-    let hurry = record.header.end == End::TableNotReady as u32
-        && record.header.time_ns.wrapping_sub(record.last_wake_ns) > MIN_WAKE_INTERVAL_NS;
-    if hurry {
-        record.last_wake_ns = record.header.time_ns;
-    }
-    let wake = if hurry { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
     // SAFETY: header and frames lie behind each other, and `bytes` ends within them.
     let status = unsafe {
         bpf_ringbuf_output(
             (&raw const maps::SAMPLES).cast_mut().cast(),
             (&raw const record.header).cast_mut().cast(),
             bytes as u64,
-            wake.into(),
+            BPF_RB_NO_WAKEUP.into(),
         )
     };
     status == 0

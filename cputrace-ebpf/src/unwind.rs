@@ -1,208 +1,332 @@
-//! User stacks: [`cputrace_common::unwind::step`] with the kernel's memory and tables.
+//! The place that the unwind step runs in: the task's memory in windows, its ranges and their tables from maps.
 //!
-//! The loop calls a global function, which the verifier checks once, however often it runs. Such a function takes no
-//! pointers: the state is in the CPU's record. Stack memory is copied in windows, for one helper call for each word
-//! would cost more than all the rest; a window never crosses a page's end, behind which there may be nothing.
-
-use core::ffi::c_void;
+//! One step is a *global* function of the object: the verifier then checks it once, and not for each of 512 frames.
+//! Such a function can be given nothing that it could trust, so it takes no argument and finds its state in the record of
+//! its CPU. An argument that it did not use would be left undefined by LLVM, which the verifier does not take either.
 
 use aya_ebpf::{
-    bindings::pt_regs,
-    helpers::{
-        bpf_get_current_task, bpf_probe_read_kernel, bpf_probe_read_user as bpf_probe_read_user_word,
-        generated::{bpf_get_current_task_btf, bpf_probe_read_user, bpf_task_pt_regs},
+    bindings::{BPF_RB_FORCE_WAKEUP, bpf_perf_event_data, pt_regs},
+    helpers::generated::{
+        bpf_get_current_task, bpf_get_current_task_btf, bpf_probe_read_kernel, bpf_probe_read_user, bpf_ringbuf_output,
+        bpf_task_pt_regs,
     },
-    programs::PerfEventContext,
 };
 use cputrace_common::{
+    config::{CHUNKS_GROUP, RANGES_GROUP},
     sample::{End, MAX_USER_FRAMES},
     unwind::{
-        step::{Found, Machine, State, Step, find_range, step},
-        table::{MAX_TABLES, Range},
+        range::{NO_RANGES, PATIENCE_MS, Process, Question, Range},
+        step::{Machine, State},
+        table::Chunk,
     },
 };
 
-use crate::{config, maps, sample::Record};
+use crate::{
+    config,
+    maps::{CHUNKS, ON_CPU_RECORD, PROCESSES, QUESTIONS, RANGES},
+    sample::{MAX_FRAMES, Record},
+};
 
-/// Bytes of stack that are copied at a time.
-pub(crate) const WINDOW: usize = 2048;
-const PAGE: u64 = 4096;
+/// Words of a window: 2 KiB were the fastest.
+const WINDOW_WORDS: usize = 256;
 
-/// A copied piece of the stack, and room for a word at its very end.
+/// Bytes of a page, and of all smaller ones.
+const PAGE_BYTES: u64 = 4096;
+
+/// `THREAD_SIZE` of x86-64 kernels, at whose end the user's registers are.
+const THREAD_BYTES: u64 = 16384;
+
+/// Selectors of code segments: the two low bits are 3 in user space, which 64-bit code has this one.
+const USER_CODE_64: u64 = 0x33;
+
+/// What the loop's function returns while there are more frames: no way to end has this number.
+const GO_ON: u32 = u32::MAX;
+
+/// The unwinder's part of a record.
 #[repr(C)]
-pub(crate) struct Window {
+pub(crate) struct Unwind {
+    state: State,
+    memory: Memory,
+    registers: pt_regs,
+}
+
+/// A piece of the task's memory.
+#[repr(C)]
+struct Memory {
+    /// Its address, a multiple of 8.
     start: u64,
-    length: u64,
-    bytes: [u8; WINDOW + 8],
+    /// How many bytes of it are there.
+    bytes: u64,
+    /// Number of the process's ranges.
+    slot: u64,
+    window: [u64; WINDOW_WORDS],
 }
 
-/// Takes a frame from registers; `$read` is how each is loaded.
-macro_rules! fill {
-    ($state:expr, $registers:expr, $read:path) => {{
-        let registers: *const pt_regs = $registers;
-        macro_rules! register {
-            ($name:ident) => {{
-                // SAFETY: the callers' pointers are to whole registers.
-                unsafe { $read(&raw const (*registers).$name) }
-            }};
+impl Machine for Memory {
+    #[inline(always)]
+    fn word(&mut self, address: u64) -> Option<u64> {
+        let offset = address.wrapping_sub(self.start);
+        if address & 7 != 0 || offset >= self.bytes {
+            return self.fetch(address);
         }
-        // DWARF's order.
-        $state.registers = [
-            register!(rax),
-            register!(rdx),
-            register!(rcx),
-            register!(rbx),
-            register!(rsi),
-            register!(rdi),
-            register!(rbp),
-            register!(rsp),
-            register!(r8),
-            register!(r9),
-            register!(r10),
-            register!(r11),
-            register!(r12),
-            register!(r13),
-            register!(r14),
-            register!(r15),
-        ];
-        ($state.pc, $state.sp, $state.bp) = (register!(rip), $state.registers[7], $state.registers[6]);
-        ($state.innermost, $state.exact) = (1, 1);
-        ($state.guessed, $state.searched) = (0, 0);
-        $state.range = Range { start: 0, end: 0, bias: 0, table: 0, reserved: 0 };
-    }};
+        Some(self.window[(offset / 8) as usize & (WINDOW_WORDS - 1)])
+    }
+
+    #[inline(always)]
+    fn code(&mut self, address: u64) -> Option<u64> {
+        read_word(address)
+    }
+
+    #[inline(always)]
+    fn find_range(&mut self, address: u64, range: &mut Range) -> bool {
+        let slot = self.slot as u32;
+        let Some(ranges) = RANGES.get_value(slot / RANGES_GROUP, &(slot % RANGES_GROUP)) else { return false };
+        let found = ranges.search(address);
+        if !found.contains(address) {
+            return false;
+        }
+        *range = *found;
+        true
+    }
+
+    #[inline(always)]
+    fn chunk(&self, slot: u32) -> Option<&Chunk> {
+        CHUNKS.get_value(slot / CHUNKS_GROUP, &(slot % CHUNKS_GROUP))
+    }
 }
 
-/// Appends the user stack of the current task behind `record.header.kernel_frames`.
-#[inline(always)]
-pub(crate) fn user_stack(ctx: &PerfEventContext, record: &mut Record) {
-    record.header.user_frames = 0;
-    record.header.end = End::NoUserStack as u32;
-    if !start(ctx, &mut record.state) {
-        return;
+impl Memory {
+    /// Moves the window to an address. Never across the end of a page: what is read is there, but what follows it may not
+    /// be, and a read that faults takes ten times as long.
+    #[inline(always)]
+    fn fetch(&mut self, address: u64) -> Option<u64> {
+        if address & 7 != 0 {
+            return read_word(address);
+        }
+        let bytes = (PAGE_BYTES - address % PAGE_BYTES).min(size_of_val(&self.window) as u64);
+        self.bytes = 0;
+        // SAFETY: the helper writes at most the window's size.
+        let status = unsafe { bpf_probe_read_user((&raw mut self.window).cast(), bytes as u32, address as *const _) };
+        if status != 0 {
+            return None;
+        }
+        self.start = address;
+        self.bytes = bytes;
+        Some(self.window[0])
     }
-    record.window.start = 0;
-    record.window.length = 0;
-    record.push_user(record.state.pc);
-    let mut end = End::Truncated as u32;
+}
+
+#[inline(always)]
+fn read_word(address: u64) -> Option<u64> {
+    let mut word = 0_u64;
+    // SAFETY: the helper writes the eight bytes of `word`, and checks the address.
+    let status = unsafe { bpf_probe_read_user((&raw mut word).cast(), 8, address as *const _) };
+    if status == 0 { Some(word) } else { None }
+}
+
+/// Appends the user's frames to the record of an on-CPU sample.
+#[inline(always)]
+pub(crate) fn on_cpu(record: &mut Record) -> End {
+    let slot = match PROCESSES.get_ptr(record.header.tgid) {
+        // SAFETY: a pointer from the map; userspace may change the value, which is one word.
+        Some(process) => unsafe { (*process).slot },
+        None => NO_RANGES,
+    };
+    let unwind = &mut record.unwind;
+    unwind.memory.bytes = 0;
+    unwind.memory.slot = slot.into();
+    unwind.state.range.length = 0;
+    (unwind.state.guessed, unwind.state.searched, unwind.state.searching) = (0, 0, 0);
+    let mut end = GO_ON;
     for _ in 0..MAX_USER_FRAMES {
-        let outcome = unwind_step();
-        if outcome != 0 {
-            end = outcome;
+        end = unwind_on_cpu();
+        if end != GO_ON {
             break;
         }
     }
-    record.header.end = end;
+    let end = if end == GO_ON { End::Truncated } else { End::from_u32(end).unwrap_or(End::Fault) };
+    if end as u32 == End::TableNotReady as u32 {
+        ask(record);
+    }
+    end
 }
 
-/// One step of the on-CPU program's record: 0, or how the stack ended.
+/// One frame of the sample that is being put together on this CPU.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn unwind_step() -> u32 {
-    let Some(record) = maps::ON_CPU_RECORD.get_ptr_mut(0) else { return End::Fault as u32 };
-    // SAFETY: this CPU's element, which `busy` keeps for the program that called.
-    let record = unsafe { &mut *record };
-    let mut kernel = Kernel { window: &mut record.window, tgid: record.header.tgid };
-    match step(&mut record.state, &mut kernel) {
-        Step::Caller => {}
-        Step::Again => return 0,
-        Step::End(end) => return end as u32,
-    }
-    if record.header.user_frames as usize >= MAX_USER_FRAMES {
+extern "C" fn unwind_on_cpu() -> u32 {
+    let Some(record) = ON_CPU_RECORD.get_ptr_mut(0) else { return End::Fault as u32 };
+    // SAFETY: this CPU's element; its `busy` keeps programs that interrupt this one out of it.
+    frame(unsafe { &mut *record })
+}
+
+/// Notes the frame that the state is at and goes to its caller's.
+#[inline(always)]
+fn frame(record: &mut Record) -> u32 {
+    let at = record.header.kernel_frames as usize + record.header.user_frames as usize;
+    if at >= MAX_FRAMES {
         return End::Truncated as u32;
     }
-    record.push_user(record.state.pc);
-    0
+    if record.unwind.state.searching == 0 {
+        record.frames[at] = record.unwind.state.pc;
+        record.header.user_frames += 1;
+    }
+    let Unwind { state, memory, .. } = &mut record.unwind;
+    match state.step(memory) {
+        Some(end) => end as u32,
+        None => GO_ON,
+    }
 }
 
-/// The registers with which the task left, or was interrupted in, user space; false for a kernel thread.
+/// Asks userspace about the process whose stack ended for want of ranges or of a table, with growing patience.
 #[inline(always)]
-fn start(ctx: &PerfEventContext, state: &mut State) -> bool {
-    // SAFETY: the context of a perf event program begins with the interrupted registers.
-    let interrupted = unsafe { &raw const (*ctx.ctx).regs };
-    // SAFETY: as above.
-    if unsafe { core::ptr::read_volatile(&raw const (*interrupted).cs) } & 3 == 3 {
-        // Volatile, so that the compiler does not share these loads with those below: the verifier wants each load
-        // to be of one kind of pointer.
-        fill!(state, interrupted, core::ptr::read_volatile);
-        return true;
-    }
-    if config::has_task_pt_regs() != 0 {
-        // SAFETY: helpers of Linux 5.15; the registers of the current task stay where they are.
-        let saved = unsafe { &*(bpf_task_pt_regs(bpf_get_current_task_btf()) as *const pt_regs) };
-        // A kernel thread's are zeros.
-        if saved.cs & 3 != 3 {
-            return false;
+fn ask(record: &Record) {
+    let now_ns = record.header.time_ns;
+    let tgid = record.header.tgid;
+    let first = *PATIENCE_MS.start();
+    if let Some(process) = PROCESSES.get_ptr_mut(tgid) {
+        // SAFETY: a pointer from the map. Another CPU may write too: the worst is a question twice.
+        let process = unsafe { &mut *process };
+        if now_ns.wrapping_sub(process.asked_ns) < u64::from(process.patience_ms) * 1_000_000 {
+            return;
         }
-        fill!(state, saved, core::ptr::read);
-        return true;
+        process.asked_ns = now_ns;
+        process.patience_ms = (process.patience_ms * 2).clamp(first, *PATIENCE_MS.end());
+    } else {
+        // If there is no room it is asked again each time.
+        let _ = PROCESSES.insert(tgid, Process { slot: NO_RANGES, patience_ms: first, asked_ns: now_ns }, 0);
     }
-    // Before, they lie at the end of the task's kernel stack.
-    const THREAD_SIZE: u64 = 16 * 1024;
-    // SAFETY: the helper checks the addresses.
-    let saved = unsafe {
-        let task = bpf_get_current_task() as *const u8;
-        let Ok(stack) = bpf_probe_read_kernel(task.add(config::task_stack() as usize).cast::<u64>()) else {
-            return false;
-        };
-        bpf_probe_read_kernel((stack + THREAD_SIZE - size_of::<pt_regs>() as u64) as *const pt_regs)
+    send(&Question { address: record.unwind.state.pc, tgid, slot: record.unwind.memory.slot as u32 });
+}
+
+/// A process ended, or runs another program now.
+#[inline(always)]
+pub(crate) fn forget(tgid: u32) {
+    // Not there is what was wanted.
+    let _ = PROCESSES.remove(tgid);
+}
+
+/// A child begins with its parent's memory. Only until userspace gives it ranges of its own, for the parent's may make
+/// way for others once it ends: without the question that asks for them it gets none.
+#[inline(always)]
+pub(crate) fn inherit(parent: u32, child: u32) {
+    let slot = match PROCESSES.get_ptr(parent) {
+        // SAFETY: a pointer from the map; the value is one word.
+        Some(process) => unsafe { (*process).slot },
+        None => return,
     };
-    match saved {
-        Ok(saved) if saved.cs & 3 == 3 => {
-            fill!(state, &raw const saved, core::ptr::read);
-            true
-        }
-        _ => false,
+    if slot != NO_RANGES && announce(child) {
+        let asked = Process { slot, patience_ms: *PATIENCE_MS.start(), asked_ns: 0 };
+        // Where there is no room, userspace will try.
+        let _ = PROCESSES.insert(child, asked, 0);
     }
 }
 
-struct Kernel<'a> {
-    window: &'a mut Window,
-    tgid: u32,
+/// A target runs a new program: userspace can get its tables ready before the first sample.
+#[inline(always)]
+pub(crate) fn announce(tgid: u32) -> bool {
+    send(&Question { address: 0, tgid, slot: NO_RANGES })
 }
 
-impl Machine for Kernel<'_> {
-    #[inline(always)]
-    fn read(&mut self, address: u64) -> Option<u64> {
-        let mut offset = address.wrapping_sub(self.window.start);
-        if offset.wrapping_add(8) > self.window.length || offset > WINDOW as u64 {
-            let to_page_end = PAGE - (address & (PAGE - 1));
-            let length = if to_page_end < WINDOW as u64 { to_page_end } else { WINDOW as u64 };
-            // A word that crosses the page's end by itself.
-            let length = if length < 8 { 8 } else { length };
-            let to = (&raw mut self.window.bytes).cast::<c_void>();
-            // SAFETY: at most WINDOW bytes, which the buffer has; the helper checks the address.
-            if unsafe { bpf_probe_read_user(to, length as u32, address as *const c_void) } != 0 {
-                self.window.length = 0;
-                return None;
+#[inline(always)]
+fn send(question: &Question) -> bool {
+    // SAFETY: the helper reads the question.
+    let status = unsafe {
+        bpf_ringbuf_output(
+            (&raw const QUESTIONS).cast_mut().cast(),
+            core::ptr::from_ref(question).cast_mut().cast(),
+            size_of::<Question>() as u64,
+            BPF_RB_FORCE_WAKEUP.into(),
+        )
+    };
+    status == 0
+}
+
+/// Sets the state to where user code was interrupted: `ctx` if there it was (`is_user`), otherwise where it called the
+/// kernel. Ends that are known already: there is no user stack, or it is one of 32-bit code.
+#[inline(always)]
+pub(crate) fn start(ctx: *const bpf_perf_event_data, code_segment: u64, record: &mut Record) -> Option<End> {
+    let Unwind { state, registers, .. } = &mut record.unwind;
+    let mut code_segment = code_segment;
+    if is_user(code_segment) {
+        // SAFETY: the context of a perf event program has registers; the verifier checks each load.
+        unsafe { set(state, &raw const (*ctx).regs) };
+    } else {
+        // SAFETY: the helper checks the address, and writes no more than `registers` has.
+        let status = unsafe {
+            bpf_probe_read_kernel((&raw mut *registers).cast(), size_of::<pt_regs>() as u32, user_registers().cast())
+        };
+        if status != 0 {
+            return Some(End::NoUserStack);
+        }
+        // SAFETY: `registers` is ours, and filled.
+        unsafe { set(state, &raw const *registers) };
+        code_segment = registers.cs;
+    }
+    match code_segment {
+        USER_CODE_64 => None,
+        code if is_user(code) => Some(End::NoUnwindInfo),
+        // A kernel thread has none: its registers are zeros.
+        _ => Some(End::NoUserStack),
+    }
+}
+
+/// The selector of the code that the sample hit. Read once: the verifier takes loads from the context only at constant
+/// offsets, and LLVM would keep the address for a second one.
+#[inline(always)]
+pub(crate) fn code_segment(ctx: *const bpf_perf_event_data) -> u64 {
+    // SAFETY: the context of a perf event program has registers; the verifier checks the load.
+    unsafe { (*ctx).regs.cs }
+}
+
+/// Whether it is user code.
+#[inline(always)]
+pub(crate) fn is_user(code_segment: u64) -> bool {
+    code_segment & 3 == 3
+}
+
+/// Where the current task's user registers are kept while it is in the kernel.
+#[inline(always)]
+fn user_registers() -> *const pt_regs {
+    match config::has_task_pt_regs() {
+        // SAFETY: helpers without side effects. Linux 5.15.
+        1.. => unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) as *const pt_regs },
+        0 => {
+            let mut stack = 0_u64;
+            // SAFETY: the helper checks the address; after a failure the stack is at 0, which nobody can read.
+            unsafe {
+                let task = bpf_get_current_task() as *const u8;
+                bpf_probe_read_kernel((&raw mut stack).cast(), 8, task.add(config::task_stack() as usize).cast());
             }
-            (self.window.start, self.window.length) = (address, length);
-            offset = 0;
+            stack.wrapping_add(THREAD_BYTES - size_of::<pt_regs>() as u64) as *const pt_regs
         }
-        let at = (offset & (WINDOW as u64 - 1)) as usize;
-        // SAFETY: masked, and the buffer has 8 bytes more.
-        Some(unsafe { (&raw const self.window.bytes).cast::<u8>().add(at).cast::<u64>().read_unaligned() })
     }
+}
 
-    #[inline(always)]
-    fn range(&mut self, address: u64) -> Found {
-        let Some(ranges) = maps::PROCESSES.get_ptr(self.tgid) else { return Found::Unknown };
-        // SAFETY: a whole value of the map.
-        let Some(index) = (unsafe { find_range(ranges, address) }) else { return Found::NoFile };
-        // SAFETY: as above, and the index is within it.
-        let range = unsafe { (*ranges).ranges[index] };
-        let Some(table) = maps::TABLES.get_ptr(range.table & (MAX_TABLES - 1)) else { return Found::Unknown };
-        // SAFETY: a whole value of the map.
-        Found::File(range, unsafe { *table })
-    }
-
-    #[inline(always)]
-    fn chunk(&mut self, index: u32) -> Option<*const u32> {
-        maps::POOL.get_value_ptr_mut(index, &0).map(|chunk| chunk.cast::<u32>().cast_const())
-    }
-
-    #[inline(always)]
-    fn read_code(&mut self, address: u64) -> Option<u64> {
-        // SAFETY: the helper checks the address.
-        unsafe { bpf_probe_read_user_word(address as *const u64) }.ok()
+/// # Safety
+/// `from` can be read.
+#[inline(always)]
+unsafe fn set(state: &mut State, from: *const pt_regs) {
+    // By DWARF number. SAFETY: the caller's promise.
+    unsafe {
+        let registers = &mut state.registers;
+        registers[0] = (*from).rax;
+        registers[1] = (*from).rdx;
+        registers[2] = (*from).rcx;
+        registers[3] = (*from).rbx;
+        registers[4] = (*from).rsi;
+        registers[5] = (*from).rdi;
+        registers[6] = (*from).rbp;
+        registers[7] = (*from).rsp;
+        registers[8] = (*from).r8;
+        registers[9] = (*from).r9;
+        registers[10] = (*from).r10;
+        registers[11] = (*from).r11;
+        registers[12] = (*from).r12;
+        registers[13] = (*from).r13;
+        registers[14] = (*from).r14;
+        registers[15] = (*from).r15;
+        state.pc = (*from).rip;
+        state.interrupted = 1;
     }
 }

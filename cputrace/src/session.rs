@@ -4,7 +4,7 @@
 //! timeline's due times, the deadline, and what the caller sends ([`Stop`]).
 
 use std::collections::{HashMap, HashSet};
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::aggregate::Aggregator;
@@ -159,10 +159,7 @@ impl<'a> Session<'a> {
         let unwind_kb = options.unwind_kb;
         let scope = Scope { filter, pids: &pids, frequency: options.frequency, unwind_kb };
         let (mut sampler, notes) = tier::start(options.tier, &scope)?;
-        let mut mappings = Mappings::default();
-        for pid in &pids {
-            sampler.prepare(*pid, &mut mappings)?;
-        }
+        sampler.prepare(&pids);
         let mut profile = Profile::new();
         let source = on_cpu::source(&mut profile, options.frequency);
         Ok(Self {
@@ -173,7 +170,7 @@ impl<'a> Session<'a> {
             targets: pids.into_iter().collect(),
             suspects: Vec::new(),
             batch: Batch::default(),
-            mappings,
+            mappings: Mappings::default(),
             aggregator: Aggregator::new(profile, source, monotonic_ns()),
             timelines: Timelines::new(),
             ledger: Ledger::default(),
@@ -210,13 +207,14 @@ impl<'a> Session<'a> {
         loop {
             let next = [Some(drain.at), Some(observe.at), deadline].into_iter().flatten().min();
             let wait = next.map_or(DRAIN_INTERVAL, |next| next.saturating_duration_since(Instant::now()));
-            // The kernel's side wakes us when a table is missing.
-            self.sampler.wait(wait);
-            if stop.try_recv().is_ok() {
-                return EndReason::Stopped;
+            match stop.recv_timeout(wait) {
+                Ok(Stop) => return EndReason::Stopped,
+                Err(RecvTimeoutError::Timeout) => {}
+                // Nobody can send any more: the other ends still hold.
+                Err(RecvTimeoutError::Disconnected) => std::thread::sleep(wait),
             }
             let now = Instant::now();
-            if drain.is_due(now) || now < next.unwrap_or(now) {
+            if drain.is_due(now) {
                 self.drain(monotonic_ns());
             }
             if observe.is_due(now) {
@@ -268,18 +266,8 @@ impl<'a> Session<'a> {
                 Event::Change(change) => self.apply(change),
             }
         }
-        if let Err(error) = self.sampler.follow(events, &mut self.mappings) {
-            self.note(error.to_string());
-        }
         batch.clear_until(until_ns);
         self.batch = batch;
-    }
-
-    /// One sentence for the summary; the same one only once.
-    fn note(&mut self, sentence: String) {
-        if !self.notes.contains(&sentence) {
-            self.notes.push(sentence);
-        }
     }
 
     fn apply(&mut self, change: &Change) {

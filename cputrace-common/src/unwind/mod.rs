@@ -1,10 +1,12 @@
-//! From one frame to its caller: by a row of the file's unwind table where there is one, else by frame pointer.
+//! The step from one frame to its caller: the same source in the kernel and in host tests. x86-64 only.
 //!
-//! - [`table`]: how tables lie in memory.
-//! - [`step`](mod@step): the step itself, generic over the [`step::Machine`] that gives it memory and tables: in the
-//!   kernel that is the eBPF program, in host tests anything.
+//! - [`table`]: what userspace compiles of an ELF file's `.eh_frame`: rules by address.
+//! - [`range`]: which table holds for which addresses of a process.
+//! - [`step`]: one frame further, by a table's rule or by the frame pointer.
 //!
-//! x86-64 only. Written for the eBPF verifier: raw pointers with masked indices, no panics, no large copies.
+//! Knows nothing of maps, helpers or files: [`step::Machine`] is what it needs of the place it runs in. Written for the
+//! eBPF verifier: indices are masked, searches have constant bounds, nothing can panic.
 
+pub mod range;
 pub mod step;
 pub mod table;

@@ -1,244 +1,207 @@
-//! The step from a frame to its caller.
+//! One frame further: by a table's rule, or by the frame pointer where there is none.
 
-use super::table::{BLOCK_SHIFT, CHUNK_WORDS, MAX_RANGES, Range, Ranges, Rule, Table, cfa, rbp, table_flags};
+use super::range::{FRAME_POINTERS, JIT, NO_INFO, Range, TABLE};
+use super::table::{BLOCK_SHIFT, CHUNK_WORDS, Chunk, LOW_BITS, LOW_MASK, Rule, kind, rbp_kind, register, search};
 use crate::sample::End;
 
-/// What a step needs of the world. All of it is on the hot path.
+/// What the step needs of the place it runs in.
 pub trait Machine {
-    /// A word of the process's memory.
-    fn read(&mut self, address: u64) -> Option<u64>;
-    /// The mapping that the address lies in, and its table.
-    fn range(&mut self, address: u64) -> Found;
-    /// A chunk of the pool: [`CHUNK_WORDS`] words.
-    fn chunk(&mut self, index: u32) -> Option<*const u32>;
-    /// A word of the process's code, which is not worth a copy of all that lies around it.
-    fn read_code(&mut self, address: u64) -> Option<u64>;
+    /// The eight bytes at an address of the process; `None` if they cannot be read.
+    fn word(&mut self, address: u64) -> Option<u64>;
+    /// The same of its code, which is not worth a copy of what lies around it.
+    fn code(&mut self, address: u64) -> Option<u64>;
+    /// Puts the range around an address into `range`; false if there is none.
+    fn find_range(&mut self, address: u64, range: &mut Range) -> bool;
+    /// A chunk of a table, by its number.
+    fn chunk(&self, slot: u32) -> Option<&Chunk>;
 }
 
-/// Where an address lies.
-#[derive(Clone, Copy, Debug)]
-pub enum Found {
-    /// In a file.
-    File(Range, Table),
-    /// In none.
-    NoFile,
-    /// The process's mappings are not known.
-    Unknown,
-}
-
-/// A frame.
+/// The registers of a frame, and what the next step can use of the last one.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct State {
-    /// Its instruction: the interrupted one, or the address that its callee returns to.
-    pub pc: u64,
-    /// Its stack pointer.
-    pub sp: u64,
-    /// Its rbp.
-    pub bp: u64,
-    /// All registers by DWARF's numbers, of the innermost frame only.
+    /// General registers by their DWARF numbers. Of frames that called another one, only rsp and rbp are known.
     pub registers: [u64; 16],
-    /// Not 0: `registers` hold.
-    pub innermost: u32,
-    /// Not 0: `pc` is exact, and not the address after a call.
-    pub exact: u32,
-    /// How many frames were found by frame pointer where nothing says that the code keeps them.
-    pub guessed: u32,
-    /// Words that were looked at in search of a return address.
-    pub searched: u32,
-    /// The last mapping, which most often is the next one too.
+    /// Where the frame is: the interrupted instruction, or the one after the call.
+    pub pc: u64,
+    /// The range that held for the last frame.
     pub range: Range,
-    /// Its table.
-    pub table: Table,
+    /// Not 0: `pc` is an interrupted instruction and all registers are known.
+    pub interrupted: u64,
+    /// Frames that were found without a rule: by frame pointer, or by search.
+    pub guessed: u64,
+    /// Words that were looked at in search of a return address.
+    pub searched: u64,
+    /// Not 0: the caller is still searched for.
+    pub searching: u64,
 }
 
-const RBP: u8 = 6;
-const RSP: u8 = 7;
+const RSP: usize = register::RSP as usize;
+const RBP: usize = register::RBP as usize;
 
-/// Offsets in the frame that a signal handler returns to: `struct ucontext` lies at its stack pointer, `uc_mcontext`
-/// 40 bytes into it, in the order of the kernel's `struct sigcontext_64`.
-const SIGNAL_RBP: u64 = 40 + 80;
-const SIGNAL_RSP: u64 = 40 + 120;
-const SIGNAL_RIP: u64 = 40 + 128;
+/// Words of one stack that are looked at in search of return addresses.
+const MAX_SEARCHED: u64 = 512;
 
-/// Words above the stack pointer that are searched for a return address, where nothing else is known.
-const MAX_SEARCHED: u32 = 160;
+/// Offset of `uc_mcontext` in the kernel's `struct rt_sigframe`, whose first word the handler's return has taken.
+/// <https://github.com/torvalds/linux/blob/v6.12/arch/x86/include/asm/sigframe.h#L50>
+const SIGNAL_CONTEXT: u64 = 40;
 
-/// What a step came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// The state is its caller now.
-    Caller,
-    /// Nothing yet: take another step.
-    Again,
-    /// The stack ended.
-    End(End),
-}
+/// The DWARF numbers of the first 16 registers of `struct sigcontext_64`, four bits each: r8 to r15, rdi, rsi, rbp, rbx,
+/// rdx, rax, rcx, rsp. Then comes rip.
+/// <https://github.com/torvalds/linux/blob/v6.12/arch/x86/include/uapi/asm/sigcontext.h#L237>
+const SIGNAL_REGISTERS: u64 = 0x7201_3645_fedc_ba98;
 
-/// Makes `state` its caller.
-#[inline(always)]
-pub fn step<M: Machine>(state: &mut State, machine: &mut M) -> Step {
-    // A call at a function's very end returns to the next function.
-    let pc = if state.exact != 0 { state.pc } else { state.pc.wrapping_sub(1) };
-    if pc.wrapping_sub(state.range.start) >= state.range.end.wrapping_sub(state.range.start) {
-        match machine.range(pc) {
-            Found::File(range, table) => (state.range, state.table) = (range, table),
-            // Memory without a file: a JIT compiler's, which most often keeps frame pointers.
-            Found::NoFile => return by_frame_pointer(state, machine, End::NoJitInfo),
-            Found::Unknown => return Step::End(End::TableNotReady),
+impl State {
+    /// A task's registers when it was interrupted.
+    pub fn interrupted(registers: [u64; 16], pc: u64) -> Self {
+        Self { registers, pc, interrupted: 1, ..Self::default() }
+    }
+
+    /// Goes to the caller's frame, or a word further in search of it. `None`: go on; otherwise the stack ends here, in
+    /// this way.
+    #[inline(always)]
+    pub fn step(&mut self, machine: &mut impl Machine) -> Option<End> {
+        if self.searching != 0 {
+            return self.by_search(machine);
+        }
+        // The instruction after a call may belong to another function already.
+        let address = if self.interrupted != 0 { self.pc } else { self.pc.wrapping_sub(1) };
+        if !self.range.contains(address) && !machine.find_range(address, &mut self.range) {
+            return Some(End::TableNotReady);
+        }
+        match self.range.kind {
+            TABLE => {
+                let Some(rule) = find_rule(machine, &self.range, address) else { return Some(End::TableNotReady) };
+                self.apply(rule, machine)
+            }
+            JIT => self.by_frame_pointer(machine, End::NoJitInfo),
+            FRAME_POINTERS => self.by_frame_pointer(machine, End::NoUnwindInfo),
+            NO_INFO => self.by_search(machine),
+            _ => Some(End::TableNotReady),
         }
     }
-    if state.table.flags & table_flags::READY == 0 {
-        return Step::End(End::TableNotReady);
-    }
-    let offset = pc.wrapping_sub(state.range.bias).wrapping_sub(state.table.text_start);
-    let rule = match rule_at(&state.table, offset, machine) {
-        Some(rule) => rule,
-        None => Rule::GAP,
-    };
-    match rule.cfa_kind {
-        cfa::GAP if state.table.flags & table_flags::FRAME_POINTERS != 0 => {
-            by_frame_pointer(state, machine, End::NoUnwindInfo)
-        }
-        // Hand-written assembler, most often.
-        cfa::GAP => by_search(state, machine),
-        cfa::END => Step::End(End::Complete),
-        cfa::SIGNAL => by_signal_frame(state, machine),
-        _ => by_rule(state, machine, rule),
-    }
-}
 
-/// The rule in force at an offset in the text.
-#[inline(always)]
-fn rule_at<M: Machine>(table: &Table, offset: u64, machine: &mut M) -> Option<Rule> {
-    let block = offset >> BLOCK_SHIFT;
-    if block >= u64::from(table.blocks) {
-        return None;
-    }
-    let position = table.first_block.wrapping_add(block as u32 * 2);
-    let (rows, count) = {
-        let chunk = machine.chunk(position / CHUNK_WORDS as u32)?;
-        let at = position as usize & (CHUNK_WORDS - 2);
-        // SAFETY: `at + 1` is within the chunk, for `at` is even and masked.
-        unsafe { (*chunk.add(at), *chunk.add(at + 1)) }
-    };
-    let number =
-        if count == 0 { rows } else { search(rows, count, offset as u32 & ((1 << BLOCK_SHIFT) - 1), machine)? };
-    let position = table.first_rule.wrapping_add((number & 0xffff) * 2);
-    let chunk = machine.chunk(position / CHUNK_WORDS as u32)?;
-    let at = position as usize & (CHUNK_WORDS - 2);
-    // SAFETY: as above.
-    unsafe { Some(Rule::from_words(*chunk.add(at), *chunk.add(at + 1))) }
-}
-
-/// The rule of the last of `count` rows that begins at `offset` or before it.
-#[inline(always)]
-fn search<M: Machine>(rows: u32, count: u32, offset: u32, machine: &mut M) -> Option<u32> {
-    let chunk = machine.chunk(rows / CHUNK_WORDS as u32)?;
-    let base = rows as usize & (CHUNK_WORDS - 1);
-    let mut low = 0_i64;
-    let mut step = 1_i64 << BLOCK_SHIFT;
-    // Without branches, for the verifier follows both sides of each: a mask says whether to take the step.
-    while step > 1 {
-        step >>= 1;
-        let probe = low + step;
-        // SAFETY: the index is masked. Beyond `count` it may be another table's row, which the mask leaves out.
-        let row = unsafe { *chunk.add((base + probe as usize) & (CHUNK_WORDS - 1)) };
-        let begins = i64::from(row & 0xffff);
-        // Negative where the probe is beyond the rows or begins after the offset.
-        let refused = (i64::from(count) - 1 - probe) | (i64::from(offset) - begins);
-        low += step & !(refused >> 63);
-    }
-    // SAFETY: as above.
-    let row = unsafe { *chunk.add((base + low as usize) & (CHUNK_WORDS - 1)) };
-    Some(row >> 16)
-}
-
-/// By a row.
-#[inline(always)]
-fn by_rule<M: Machine>(state: &mut State, machine: &mut M, rule: Rule) -> Step {
-    let Rule { cfa_kind, rbp_kind, rbp_offset, cfa_offset } = rule;
-    let register = match cfa_kind & 15 {
-        _ if cfa_kind == cfa::PLT || cfa_kind >= cfa::RETURN_REGISTER => state.sp,
-        RSP => state.sp,
-        RBP => state.bp,
-        _ if state.innermost == 0 => return Step::End(End::NoUnwindInfo),
-        number => state.registers[number as usize & 15],
-    };
-    let cfa = if cfa_kind == cfa::PLT {
-        register.wrapping_add(8).wrapping_add(if (state.pc & 15) as i64 >= i64::from(cfa_offset) { 8 } else { 0 })
-    } else if cfa_kind & !15 == cfa::DEREF {
-        let (before, after) = (cfa_offset as i16, cfa_offset >> 16);
-        let Some(loaded) = machine.read(register.wrapping_add_signed(before.into())) else {
-            return Step::End(End::Fault);
+    #[inline(always)]
+    fn apply(&mut self, rule: Rule, machine: &mut impl Machine) -> Option<End> {
+        let base = self.registers[rule.register()];
+        let needs = |register: usize| register == RSP || register == RBP || self.interrupted != 0;
+        let cfa = match rule.kind() {
+            kind::REGISTER if needs(rule.register()) => base.wrapping_add(rule.offset()),
+            kind::PLT => {
+                let pushed = self.pc & 15 >= rule.second() as u64;
+                self.registers[RSP].wrapping_add(if pushed { 16 } else { 8 })
+            }
+            kind::SAVED | kind::SAVED_INDEXED if needs(rule.register()) => {
+                let mut saved = base.wrapping_add(rule.inner());
+                if rule.kind() == kind::SAVED_INDEXED {
+                    if !needs(rule.second()) {
+                        return Some(End::NoUnwindInfo);
+                    }
+                    saved = saved.wrapping_add(self.registers[rule.second()].wrapping_mul(8));
+                }
+                let Some(saved) = machine.word(saved) else { return Some(End::Fault) };
+                saved.wrapping_add(rule.outer())
+            }
+            kind::RETURN_IN_REGISTER if self.interrupted != 0 => {
+                let holder = self.registers[rule.second()];
+                return self.arrive(base.wrapping_add(rule.offset()), self.registers[RBP], holder);
+            }
+            kind::SIGNAL_FRAME => return self.leave_signal(machine),
+            kind::FRAME_POINTER => return self.by_frame_pointer(machine, End::NoUnwindInfo),
+            kind::END_OF_STACK => return Some(End::Complete),
+            kind::UNKNOWN => return self.by_search(machine),
+            _ => return Some(End::NoUnwindInfo),
         };
-        loaded.wrapping_add_signed(after.into())
-    } else {
-        register.wrapping_add_signed(cfa_offset.into())
-    };
-    let pc = if cfa_kind >= cfa::RETURN_REGISTER {
-        if state.innermost == 0 {
-            return Step::End(End::NoUnwindInfo);
+        // Stacks grow downwards: a caller's frame that is not above this one is a damaged stack, or a loop.
+        if cfa <= self.registers[RSP] {
+            return Some(End::Fault);
         }
-        state.registers[cfa_kind as usize & 15]
-    } else {
-        // A caller's frame lies above its callee's.
-        if cfa <= state.sp {
-            return Step::End(End::Fault);
+        let saved_below = match rule.rbp_kind() {
+            rbp_kind::UNCHANGED => 0,
+            rbp_kind::AT_CFA => cfa,
+            rbp_kind::AT_RBP => self.registers[RBP],
+            _ => self.registers[RSP],
+        };
+        // Before the return address: it lies below it, and a window of memory reaches upwards.
+        let mut rbp = self.registers[RBP];
+        if rule.rbp_kind() != rbp_kind::UNCHANGED {
+            let Some(saved) = machine.word(saved_below.wrapping_add(rule.rbp_offset())) else {
+                return Some(End::Fault);
+            };
+            rbp = saved;
         }
-        let Some(pc) = machine.read(cfa.wrapping_sub(8)) else { return Step::End(End::Fault) };
-        pc
-    };
-    let saved_at = match rbp_kind {
-        rbp::AT_CFA => cfa.wrapping_add_signed(rbp_offset.into()),
-        rbp::AT_RBP => state.bp.wrapping_add_signed(rbp_offset.into()),
-        _ => 0,
-    };
-    if saved_at != 0 {
-        let Some(saved) = machine.read(saved_at) else { return Step::End(End::Fault) };
-        state.bp = saved;
-    } else if rbp_kind == rbp::UNDEFINED {
-        state.bp = 0;
+        let Some(pc) = machine.word(cfa.wrapping_sub(8)) else { return Some(End::Fault) };
+        self.arrive(cfa, rbp, pc)
     }
-    arrive(state, pc, cfa)
-}
 
-/// By the chain of frame pointers: `failed` says how the stack ends where there is none.
-#[inline(always)]
-fn by_frame_pointer<M: Machine>(state: &mut State, machine: &mut M, failed: End) -> Step {
-    let bp = state.bp;
-    // A thread's outermost frame has none.
-    if bp == 0 {
-        return Step::End(if state.innermost != 0 { failed } else { End::Complete });
+    /// The caller's frame; a return address of 0 is the end by convention.
+    #[inline(always)]
+    fn arrive(&mut self, rsp: u64, rbp: u64, pc: u64) -> Option<End> {
+        self.registers[RSP] = rsp;
+        self.registers[RBP] = rbp;
+        self.pc = pc;
+        self.interrupted = 0;
+        if pc == 0 { Some(End::Complete) } else { None }
     }
-    if bp < state.sp || bp & 7 != 0 {
-        return Step::End(failed);
-    }
-    let (Some(pc), Some(saved)) = (machine.read(bp.wrapping_add(8)), machine.read(bp)) else {
-        return Step::End(failed);
-    };
-    state.guessed = state.guessed.wrapping_add(1);
-    state.bp = saved;
-    arrive(state, pc, bp.wrapping_add(16))
-}
 
-/// By the first word on the stack that a call can have put there: it lies in code, behind a call.
-#[inline(always)]
-fn by_search<M: Machine>(state: &mut State, machine: &mut M) -> Step {
-    state.searched = state.searched.wrapping_add(1);
-    if state.searched > MAX_SEARCHED {
-        return Step::End(End::NoUnwindInfo);
+    /// By the chain of frame pointers, as a guess: `broken` is the end where they do not make one.
+    #[inline(always)]
+    fn by_frame_pointer(&mut self, machine: &mut impl Machine, broken: End) -> Option<End> {
+        let rbp = self.registers[RBP];
+        if rbp == 0 {
+            return Some(End::FramePointersOnly);
+        }
+        if rbp < self.registers[RSP] || rbp & 7 != 0 {
+            return Some(broken);
+        }
+        // One after the other: of two at once, the verifier would see the second used where the first is not there.
+        let Some(next) = machine.word(rbp) else { return Some(broken) };
+        let Some(pc) = machine.word(rbp.wrapping_add(8)) else { return Some(broken) };
+        self.guessed += 1;
+        self.arrive(rbp.wrapping_add(16), next, pc).map(|_| End::FramePointersOnly)
     }
-    let sp = state.sp;
-    let Some(word) = machine.read(sp) else { return Step::End(End::Fault) };
-    state.sp = sp.wrapping_add(8);
-    let Found::File(..) = machine.range(word.wrapping_sub(1)) else { return Step::Again };
-    let Some(code) = machine.read_code(word.wrapping_sub(8)) else { return Step::Again };
-    if !ends_with_call(code) {
-        return Step::Again;
+
+    /// By the first word on the stack that a call can have put there: it lies in code, behind a call. A guess, for
+    /// hand-written assembler without rules; a word a step.
+    #[inline(always)]
+    fn by_search(&mut self, machine: &mut impl Machine) -> Option<End> {
+        self.searched += 1;
+        if self.searched > MAX_SEARCHED {
+            return Some(End::NoUnwindInfo);
+        }
+        let rsp = self.registers[RSP];
+        let Some(word) = machine.word(rsp) else { return Some(End::Fault) };
+        self.registers[RSP] = rsp.wrapping_add(8);
+        self.searching = 1;
+        let mut range = Range::default();
+        if !machine.find_range(word.wrapping_sub(1), &mut range) {
+            return None;
+        }
+        match machine.code(word.wrapping_sub(8)) {
+            Some(code) if ends_with_call(code) => {
+                self.searching = 0;
+                self.guessed += 1;
+                self.arrive(rsp.wrapping_add(8), self.registers[RBP], word)
+            }
+            _ => None,
+        }
     }
-    state.guessed = state.guessed.wrapping_add(1);
-    arrive(state, word, sp.wrapping_add(8))
+
+    /// To the frame that a signal interrupted.
+    #[inline(always)]
+    fn leave_signal(&mut self, machine: &mut impl Machine) -> Option<End> {
+        let context = self.registers[RSP].wrapping_add(SIGNAL_CONTEXT);
+        let mut at = 0_u64;
+        while at < 16 {
+            let Some(value) = machine.word(context.wrapping_add(at * 8)) else { return Some(End::Fault) };
+            self.registers[(SIGNAL_REGISTERS >> (at * 4) & 15) as usize] = value;
+            at += 1;
+        }
+        let Some(pc) = machine.word(context.wrapping_add(16 * 8)) else { return Some(End::Fault) };
+        self.pc = pc;
+        self.interrupted = 1;
+        None
+    }
 }
 
 /// Whether the eight bytes before a return address end with a call: direct, or through a register or memory.
@@ -249,50 +212,18 @@ fn ends_with_call(code: u64) -> bool {
     byte(5) == 0xe8 || indirect(2) || indirect(3) || indirect(4) || indirect(6) || indirect(7)
 }
 
-/// Out of a signal handler, into the interrupted code.
+/// The rule that holds at an address of a range with a table; `None` if the table is going away.
 #[inline(always)]
-fn by_signal_frame<M: Machine>(state: &mut State, machine: &mut M) -> Step {
-    let sp = state.sp;
-    let (Some(pc), Some(bp), Some(interrupted_sp)) = (
-        machine.read(sp.wrapping_add(SIGNAL_RIP)),
-        machine.read(sp.wrapping_add(SIGNAL_RBP)),
-        machine.read(sp.wrapping_add(SIGNAL_RSP)),
-    ) else {
-        return Step::End(End::Fault);
-    };
-    state.bp = bp;
-    let step = arrive(state, pc, interrupted_sp);
-    state.exact = 1;
-    step
-}
-
-#[inline(always)]
-fn arrive(state: &mut State, pc: u64, sp: u64) -> Step {
-    (state.innermost, state.exact) = (0, 0);
-    (state.pc, state.sp) = (pc, sp);
-    if pc == 0 { Step::End(End::Complete) } else { Step::Caller }
-}
-
-/// The index of the range that the address lies in.
-///
-/// # Safety
-///
-/// `ranges` points to a whole [`Ranges`].
-#[inline(always)]
-pub unsafe fn find_range(ranges: *const Ranges, address: u64) -> Option<usize> {
-    let mut low = 0_i64;
-    let mut step = MAX_RANGES as i64;
-    while step > 1 {
-        step >>= 1;
-        let probe = low + step;
-        // SAFETY: the caller's promise, and the index is masked.
-        let start = unsafe { (*ranges).ranges[probe as usize & (MAX_RANGES - 1)].start };
-        // User addresses have 63 bits at most, and unused ranges begin at -1: the sign tells.
-        let refused = (address as i64).wrapping_sub((start & (u64::MAX >> 1)) as i64);
-        low += step & !(refused >> 63);
-    }
-    let index = low as usize & (MAX_RANGES - 1);
-    // SAFETY: as above.
-    let range = unsafe { &(*ranges).ranges[index] };
-    if address.wrapping_sub(range.start) < range.end.wrapping_sub(range.start) { Some(index) } else { None }
+fn find_rule(machine: &impl Machine, range: &Range, address: u64) -> Option<Rule> {
+    const MASK: u32 = CHUNK_WORDS as u32 - 1;
+    let offset = address.wrapping_sub(range.start).wrapping_add(u64::from(range.offset)) as u32;
+    let index = machine.chunk(range.slot)?;
+    let block = index[(offset >> BLOCK_SHIFT & MASK) as usize];
+    let first = block >> LOW_BITS;
+    let rows = machine.chunk(range.slot.wrapping_add(first / CHUNK_WORDS as u32))?;
+    let row = search(rows, first & MASK, block & LOW_MASK, offset & LOW_MASK);
+    let pair = row >> LOW_BITS;
+    let rules = machine.chunk(range.slot.wrapping_add(pair / (CHUNK_WORDS as u32 / 2)))?;
+    let at = ((pair * 2) & MASK) as usize;
+    Some(Rule::from_words(rules[at], rules[at | 1]))
 }

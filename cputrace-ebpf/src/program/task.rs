@@ -6,24 +6,28 @@ use aya_ebpf::{
     programs::RawTracePointContext,
 };
 
-use crate::{config, filter, maps};
+use crate::{config, filter, maps, unwind};
 
-/// `sched_process_fork(parent, child)`: a child of a target is a target, and has its parent's mappings.
+/// `sched_process_fork(parent, child)`: a child of a target is a target, and has its memory.
 #[raw_tracepoint(tracepoint = "sched_process_fork")]
 fn process_fork(ctx: RawTracePointContext) -> i32 {
     let (Some(parent), Some(child)) = (tgid(ctx.arg(0)), tgid(ctx.arg(1))) else { return 0 };
     // A new thread has its process's tgid, which is there already.
     if parent != child {
         follow(parent, child);
-        inherit(parent, child);
+        unwind::inherit(parent, child);
     }
     0
 }
 
-/// `sched_process_exec`: the mappings are others now.
+/// `sched_process_exec(task, pid, program)`: its memory is another program's now.
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
 fn process_exec(_: RawTracePointContext) -> i32 {
-    let _ = maps::PROCESSES.remove((bpf_get_current_pid_tgid() >> 32) as u32);
+    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    unwind::forget(tgid);
+    if filter::is_target(tgid) {
+        unwind::announce(tgid);
+    }
     0
 }
 
@@ -32,7 +36,7 @@ fn process_exec(_: RawTracePointContext) -> i32 {
 fn process_exit(_: RawTracePointContext) -> i32 {
     let pid_tgid = bpf_get_current_pid_tgid();
     if pid_tgid >> 32 == pid_tgid & u64::from(u32::MAX) {
-        let _ = maps::PROCESSES.remove(pid_tgid as u32);
+        unwind::forget(pid_tgid as u32);
     }
     0
 }
@@ -47,17 +51,6 @@ fn follow(parent: u32, child: u32) {
     {
         // SAFETY: this CPU's element.
         unsafe { (*stats).targets_full += 1 };
-    }
-}
-
-/// Userspace may hear of the child only after its first sample.
-#[inline(always)]
-fn inherit(parent: u32, child: u32) {
-    if let Some(ranges) = maps::PROCESSES.get_ptr(parent) {
-        // SAFETY: a whole value of the map.
-        let ranges = unsafe { &*ranges };
-        // Where there is no room, userspace will try.
-        let _ = maps::PROCESSES.insert(child, ranges, 0);
     }
 }
 

@@ -3,20 +3,19 @@
 //! Does not know what samples mean: `collect` reads them, `session` joins the parts.
 
 mod btf;
-mod pool;
+mod unwind_maps;
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
+use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
 use aya::programs::{PerfEvent, Program, ProgramError, RawTracePoint};
 use aya::{Ebpf, EbpfLoader};
 use cputrace_common::config::filter;
 use cputrace_common::stat::Stats;
-use cputrace_common::unwind::table::{Ranges, Table};
 
 pub use btf::{BtfError, KernelTypes};
-pub use pool::Pool;
+pub use unwind_maps::UnwindMaps;
 
 /// The object that `cargo xtask build-ebpf` made, or the one that the build was told to take.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("CPUTRACE_BPF_OBJECT"));
@@ -96,9 +95,7 @@ pub struct Object {
     targets: HashMap<MapData, u32, u32>,
     stats: PerCpuArray<MapData, Stats>,
     ring: RingBuf<MapData>,
-    processes: HashMap<MapData, u32, Ranges>,
-    tables: Array<MapData, Table>,
-    pool: Pool,
+    unwind: Option<UnwindMaps>,
     /// Run-time statistics of the kernel's eBPF programs are on while this is open.
     run_time_stats: Option<OwnedFd>,
     /// What is off, one sentence each.
@@ -152,10 +149,8 @@ impl Object {
         let stats = take_map(&mut ebpf, "STATS")?;
         let ring = take_map(&mut ebpf, "SAMPLES")?;
         let run_time_stats = aya::sys::enable_stats(aya::sys::Stats::RunTime).ok();
-        let processes = take_map(&mut ebpf, "PROCESSES")?;
-        let tables = take_map(&mut ebpf, "TABLES")?;
-        let pool = Pool::new(take_map(&mut ebpf, "POOL")?);
-        Ok(Self { ebpf, targets, stats, ring, processes, tables, pool, run_time_stats, notes })
+        let unwind = Some(UnwindMaps::take(&mut ebpf)?);
+        Ok(Self { ebpf, targets, stats, ring, unwind, run_time_stats, notes })
     }
 
     /// What is off on this kernel, one sentence each.
@@ -186,28 +181,9 @@ impl Object {
         let _ = self.targets.remove(&pid);
     }
 
-    /// Waits until the kernel's side asks for attention, or for at most `timeout`.
-    pub fn wait(&self, timeout: Duration) {
-        let mut fd = libc::pollfd { fd: self.ring.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        // Rounded up, or else the last part of a millisecond would be spent turning.
-        let timeout = timeout.as_millis().saturating_add(1).min(1000) as i32;
-        // SAFETY: one structure, which is ours. However it ends, the caller looks what there is to do.
-        unsafe { libc::poll(&raw mut fd, 1, timeout) };
-    }
-
-    /// Gives a process its mappings, for the unwinder.
-    pub fn set_process(&mut self, pid: u32, ranges: &Ranges) -> Result<(), EbpfError> {
-        self.processes.insert(pid, ranges, 0).map_err(|source| EbpfError::Map { map: "PROCESSES", source })
-    }
-
-    /// Says where a file's unwind table is.
-    pub fn set_table(&mut self, index: u32, table: Table) -> Result<(), EbpfError> {
-        self.tables.set(index, table, 0).map_err(|source| EbpfError::Map { map: "TABLES", source })
-    }
-
-    /// The words of the unwind tables.
-    pub fn pool(&mut self) -> &mut Pool {
-        &mut self.pool
+    /// The unwinder's maps, for whoever asks first.
+    pub fn take_unwind_maps(&mut self) -> Option<UnwindMaps> {
+        self.unwind.take()
     }
 
     /// The counters of each CPU (index: CPU number; CPUs that cannot exist have zeros).

@@ -34,7 +34,7 @@ pub enum Change {
 }
 
 /// A piece of executable memory of a process, as the kernel lists it.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Region {
     /// First address.
     pub start: u64,

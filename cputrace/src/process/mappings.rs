@@ -42,19 +42,6 @@ pub struct Object {
     attempts: u32,
 }
 
-/// A mapping with a file.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Executable {
-    /// First address.
-    pub start: u64,
-    /// First address after it.
-    pub end: u64,
-    /// An address minus this is the address as linked.
-    pub bias: u64,
-    /// The file.
-    pub object: ObjectId,
-}
-
 #[derive(Clone, Debug)]
 struct Mapped {
     end: u64,
@@ -182,22 +169,6 @@ impl Mappings {
         Place { object, address }
     }
 
-    /// The mappings of a process that have a file, sorted; `None` if it is gone.
-    pub fn executables(&mut self, pid: u32) -> Option<Vec<Executable>> {
-        let regions = self.space(pid)?.regions.clone();
-        let mut executables = Vec::new();
-        for (&start, &Mapped { end, file_offset, object }) in regions.iter() {
-            if matches!(self.objects[object.0].kind, MappingKind::File | MappingKind::Vdso) {
-                self.open(object, pid, start..end);
-                let facts = self.objects[object.0].file.as_ref();
-                let linked = facts.and_then(|(_, facts)| facts.elf_addr(file_offset));
-                let bias = start.wrapping_sub(linked.map_or(file_offset, |address| address.0));
-                executables.push(Executable { start, end, bias, object });
-            }
-        }
-        Some(executables)
-    }
-
     /// A process's mappings, read from `/proc` if they are not known yet; `None` if it is gone.
     fn space(&mut self, pid: u32) -> Option<&AddressSpace> {
         if !self.spaces.contains_key(&pid) {
@@ -271,7 +242,7 @@ impl Mappings {
     }
 }
 
-fn kind(file: &FileId) -> MappingKind {
+pub(crate) fn kind(file: &FileId) -> MappingKind {
     match file.path.to_str() {
         Some("[vdso]") => MappingKind::Vdso,
         _ if file.inode == 0 => MappingKind::Anonymous,
@@ -285,7 +256,7 @@ fn kind(file: &FileId) -> MappingKind {
 }
 
 /// The very file that is mapped: by the kernel's own link, else by its path in the process's root, else in ours.
-fn open_mapped(path: &Path, pid: u32, range: std::ops::Range<u64>) -> Option<File> {
+pub(crate) fn open_mapped(path: &Path, pid: u32, range: std::ops::Range<u64>) -> Option<File> {
     let link = format!("/proc/{pid}/map_files/{:x}-{:x}", range.start, range.end);
     if let Ok(file) = File::open(link) {
         return Some(file);
@@ -298,7 +269,7 @@ fn open_mapped(path: &Path, pid: u32, range: std::ops::Range<u64>) -> Option<Fil
 }
 
 /// The executable regions of a process; `None` if it is gone or not ours to see.
-fn read_maps(pid: u32) -> Option<Vec<Region>> {
+pub(crate) fn read_maps(pid: u32) -> Option<Vec<Region>> {
     let text = std::fs::read(format!("/proc/{pid}/maps")).ok()?;
     // A kernel thread, or a process that is ending.
     if text.is_empty() {

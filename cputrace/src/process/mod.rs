@@ -21,4 +21,4 @@ pub mod timeline;
 pub mod vdso;
 
 pub use change::{Change, FileId, Region};
-pub use mappings::{Executable, Mappings, Object, ObjectId, Place};
+pub use mappings::{Mappings, Object, ObjectId, Place};

@@ -1,23 +1,21 @@
 //! Samples from the eBPF program, and what happens to processes from perf's ring buffers.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use cputrace_common::stat::Stats;
 
 use super::{Sampler, Scope, Ticks, TierError, online_cpus};
-use crate::collect::{Batch, Event, perf::PerfRings, ring};
-use crate::ebpf::{Config, Object};
-use crate::model::{LossReason, StackEnd, Tier};
-use crate::process::{Change, Mappings};
+use crate::collect::{Batch, perf::PerfRings, ring};
+use crate::ebpf::{Config, EbpfError, Object};
+use crate::model::{LossReason, Tier};
 use crate::source::on_cpu::OnCpuClock;
-use crate::unwind::{Loader, LoaderStats};
+use crate::unwind::{UnwindStats, Unwinder};
 
 /// The ring buffer holds at least a second of samples of this size: 120 frames.
 const TYPICAL_SAMPLE_BYTES: u32 = 1024;
 
-/// How long the start may wait for the unwind tables of a process: most are built in a few milliseconds.
-const PREPARE_TIME: Duration = Duration::from_millis(150);
+/// How long the start may wait for the unwind tables of the targets: most are built in a few milliseconds.
+const PREPARE_TIME: Duration = Duration::from_millis(500);
 
 /// The eBPF program on every CPU.
 pub struct EbpfSampler {
@@ -25,7 +23,7 @@ pub struct EbpfSampler {
     clock: OnCpuClock,
     changes: PerfRings,
     object: Object,
-    loader: Loader,
+    unwinder: Unwinder,
 }
 
 impl EbpfSampler {
@@ -43,8 +41,9 @@ impl EbpfSampler {
         notes.extend_from_slice(object.notes());
         scope.pids.iter().try_for_each(|&pid| object.add_target(pid))?;
         clock.run(object.on_cpu()?).map_err(clock_error)?;
-        object.pool().set_limit(scope.unwind_kb);
-        Ok(Self { clock, changes, object, loader: Loader::new() })
+        let maps = object.take_unwind_maps().ok_or(EbpfError::Missing("maps for the unwinder"))?;
+        let unwinder = Unwinder::start(maps, scope.unwind_kb * 1024).map_err(TierError::Unwinder)?;
+        Ok(Self { clock, changes, object, unwinder })
     }
 }
 
@@ -61,44 +60,12 @@ impl Sampler for EbpfSampler {
         self.clock.disable().map_err(|source| TierError::Perf { what: "the sampling clock", source })
     }
 
-    fn wait(&self, timeout: Duration) {
-        self.object.wait(timeout);
+    fn prepare(&mut self, pids: &[u32]) {
+        self.unwinder.prepare(pids, PREPARE_TIME);
     }
 
-    fn prepare(&mut self, pid: u32, mappings: &mut Mappings) -> Result<(), TierError> {
-        self.loader.update(pid, mappings, &mut self.object)?;
-        Ok(self.loader.wait(PREPARE_TIME, &mut self.object)?)
-    }
-
-    fn follow(&mut self, batch: &[(u64, Event)], mappings: &mut Mappings) -> Result<(), TierError> {
-        let mut changed = BTreeSet::new();
-        for (_, event) in batch {
-            match event {
-                Event::Sample(sample) if sample.end == StackEnd::TableNotReady && !self.loader.knows(sample.pid) => {
-                    changed.insert(sample.pid);
-                }
-                Event::Change(Change::Exit { pid, tid }) if pid == tid => {
-                    changed.remove(pid);
-                    self.loader.forget(*pid);
-                }
-                // The kernel's side has handed on the parent's mappings by itself.
-                Event::Change(Change::Fork { pid, parent }) if self.loader.knows(*parent) => {
-                    changed.insert(*pid);
-                }
-                Event::Change(Change::Exec { pid } | Change::Map { pid, .. }) if self.loader.knows(*pid) => {
-                    changed.insert(*pid);
-                }
-                _ => {}
-            }
-        }
-        for pid in changed {
-            self.loader.update(pid, mappings, &mut self.object)?;
-        }
-        Ok(self.loader.load_built(&mut self.object)?)
-    }
-
-    fn unwinding(&self) -> Option<LoaderStats> {
-        Some(self.loader.stats())
+    fn unwinding(&self) -> Option<UnwindStats> {
+        Some(self.unwinder.stats())
     }
 
     fn drain(&mut self, batch: &mut Batch) {
@@ -108,7 +75,9 @@ impl Sampler for EbpfSampler {
     }
 
     fn add_target(&mut self, pid: u32) -> Result<(), TierError> {
-        Ok(self.object.add_target(pid)?)
+        self.object.add_target(pid)?;
+        self.unwinder.prepare(&[pid], Duration::ZERO);
+        Ok(())
     }
 
     fn remove_target(&mut self, pid: u32) {

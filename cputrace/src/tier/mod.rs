@@ -12,11 +12,10 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
-use crate::collect::{Batch, Event};
+use crate::collect::Batch;
 use crate::ebpf::{EbpfError, Filter};
 use crate::model::{Clock, LossReason, Tier};
-use crate::process::Mappings;
-use crate::unwind::LoaderStats;
+use crate::unwind::UnwindStats;
 
 /// Why a tier cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +31,9 @@ pub enum TierError {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// The unwinder's threads cannot be started.
+    #[error("the unwinder cannot be started: {0}")]
+    Unwinder(#[source] io::Error),
     /// The CPUs cannot be listed.
     #[error("the online CPUs cannot be read: {0}")]
     Cpus(#[source] io::Error),
@@ -94,22 +96,12 @@ pub trait Sampler {
     fn enable(&mut self) -> Result<(), TierError>;
     /// Stops the clock; what was sampled can still be drained.
     fn disable(&mut self) -> Result<(), TierError>;
-    /// Waits until there is something to do, or for at most `timeout`.
-    fn wait(&self, timeout: Duration) {
-        std::thread::sleep(timeout);
-    }
     /// Takes all that is there.
     fn drain(&mut self, batch: &mut Batch);
-    /// Follows what the batch says of processes, once `mappings` does.
-    fn follow(&mut self, _batch: &[(u64, Event)], _mappings: &mut Mappings) -> Result<(), TierError> {
-        Ok(())
-    }
-    /// Another process is about to be sampled: what can be made ready for it is.
-    fn prepare(&mut self, _pid: u32, _mappings: &mut Mappings) -> Result<(), TierError> {
-        Ok(())
-    }
+    /// Processes are about to be sampled: what can be made ready for them is.
+    fn prepare(&mut self, _pids: &[u32]) {}
     /// What was done for the unwinding of stacks; `None` where that is the kernel's.
-    fn unwinding(&self) -> Option<LoaderStats> {
+    fn unwinding(&self) -> Option<UnwindStats> {
         None
     }
     /// Another process is a target from now on.

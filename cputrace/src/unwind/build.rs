@@ -1,377 +1,427 @@
-//! A file's call frame information to a table.
+//! An ELF file's tables.
 //!
-//! Whatever the file says is bounded by its size; what makes no sense is counted and left out, and code that nothing
-//! is known of is a gap.
+//! Reads by `pread` and bounded, not by `mmap`: a file that is cut short meanwhile is an error here, not a SIGBUS.
+//! What cannot be understood of a file is counted and skipped.
 
 use std::fs::File;
-use std::marker::PhantomData;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
 
-use cputrace_common::unwind::table::{BLOCK_BYTES, BLOCK_SHIFT, CHUNK_WORDS, Rule, Table, cfa, row, table_flags};
-use gimli::{BaseAddresses, CieOrFde, EhFrame, LittleEndian, UnwindSection};
-use rustc_hash::FxHashMap;
+use cputrace_common::unwind::table::{Cfa, Rbp, Rule, register};
+use object::elf::{
+    ELFCOMPRESS_ZLIB, ELFCOMPRESS_ZSTD, FileHeader64, PF_X, PT_GNU_EH_FRAME, PT_LOAD, ProgramHeader64, SHF_ALLOC,
+    SectionHeader64,
+};
+use object::read::elf::{
+    CompressionHeader as _, FileHeader as _, ProgramHeader as _, SectionHeader as _, SectionTable,
+};
+use object::{CompressedData, CompressionFormat, LittleEndian, ReadCache, ReadRef};
 
-use super::evaluate::{Advance, Bytes, Evaluation, Row};
-use crate::process::elf::{self, ElfError, ElfFacts};
+use super::call_frame::{Format, Function, Functions, Section, pointer};
+use super::interpret::Interpreter;
+use super::pack::{Rows, Tables};
+use super::reader::Reader;
 
-/// Text beyond this is no real program's.
-const MAX_TEXT: u64 = 4 << 30;
+/// Between two functions less than this is padding, which nobody runs.
+const PADDING: u32 = 32;
 
-/// Between two functions lies padding, which never runs: gaps up to this length belong to the function before.
-const PADDING: u64 = 32;
+/// A file keeps frame pointers if its functions without rules set one up at least this often, in bytes.
+const PROLOGUE_EVERY: usize = 2048;
 
-/// Code is looked at for prologues up to this many bytes.
-const PROLOGUE_BYTES: u64 = 1 << 20;
+/// Fewer bytes without rules are not worth the question.
+const MIN_GAPS: u32 = 1024;
 
-/// Call frame information beyond this is no real program's.
-const MAX_FRAME_BYTES: u64 = 1 << 30;
+/// A larger section, once decompressed, is no real file's.
+const MAX_DEBUG_FRAME: u64 = 1 << 28;
 
-/// A file that no table can be made of.
+/// Bytes of code that are looked at for that, in pieces of this size.
+const PROBE_TOTAL: usize = 1 << 20;
+const PROBE_PIECE: usize = 16 << 10;
+
+/// `push %rbp; mov %rsp,%rbp`, in either encoding.
+const PROLOGUES: [[u8; 4]; 2] = [[0x55, 0x48, 0x89, 0xe5], [0x55, 0x48, 0x8b, 0xec]];
+
+/// Why a file has no tables.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    /// It could not be read as an ELF file.
-    #[error(transparent)]
-    Elf(#[from] ElfError),
-    /// Its addresses make no sense.
-    #[error("its code is said to span {0} bytes")]
-    TooLarge(u64),
-    /// More distinct rules than there are numbers for.
-    #[error("it has more than 65535 distinct rules")]
-    TooManyRules,
+    /// It could not be read.
+    #[error("it cannot be read: {0}")]
+    Io(#[from] io::Error),
+    /// It is no 64-bit little-endian ELF file, or a damaged one.
+    #[error("its ELF headers are not understood: {0}")]
+    Elf(#[from] object::Error),
+    /// Its code has more than 4 GiB between its ends, or none.
+    #[error("it has no code, or code over more than 4 GiB")]
+    Size,
 }
 
-/// A table, not placed in the pool yet.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct BuiltTable {
-    /// The address, as linked, at which the first block begins.
-    pub text_start: u64,
-    /// For each block its first row's index in `rows` and how many it has, or its only rule's index and 0.
-    pub blocks: Vec<(u32, u32)>,
-    /// Offsets within the blocks, and indices in `rules`.
-    pub rows: Vec<u32>,
-    /// The distinct rules.
-    pub rules: Vec<Rule>,
-    /// `table_flags`.
-    pub flags: u32,
-    /// Functions whose instructions make no sense.
-    pub damaged: u32,
+/// What was seen while tables were built.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct BuildStats {
+    /// Functions with unwind information.
+    pub functions: u64,
     /// Rows before equal neighbours were merged.
-    pub rows_read: u32,
+    pub rows: u64,
+    /// Rows of the tables.
+    pub merged_rows: u64,
+    /// Distinct rules.
+    pub rules: u64,
+    /// Entries that could not be understood.
+    pub bad_entries: u64,
+    /// Functions that begin within another one, which they cut short.
+    pub overlaps: u64,
+    /// Rows that no rule can express.
+    pub unknown_rows: u64,
+    /// Bytes of code without rules.
+    pub gap_bytes: u64,
 }
 
-impl BuiltTable {
-    /// Its words as they will lie in the pool from `start` on, which is even: first the blocks, then the rows, those
-    /// of one block always within one chunk, then the rules.
-    pub fn place(&self, start: u32) -> (Vec<u32>, Table) {
-        let mut words = vec![0; self.blocks.len() * 2];
-        words.reserve(self.rows.len() + self.rules.len() * 2 + 2);
-        for (block, &(first, count)) in self.blocks.iter().enumerate() {
-            if count == 0 {
-                words[block * 2] = first;
-                continue;
-            }
-            let left = CHUNK_WORDS - (start as usize + words.len()) % CHUNK_WORDS;
-            if left < count as usize {
-                words.resize(words.len() + left, 0);
-            }
-            words[block * 2] = start + words.len() as u32;
-            words[block * 2 + 1] = count;
-            words.extend(&self.rows[first as usize..(first + count) as usize]);
-        }
-        words.resize(words.len().next_multiple_of(2), 0);
-        let first_rule = start + words.len() as u32;
-        words.extend(self.rules.iter().flat_map(|rule| rule.words()));
-        let (text_start, blocks, flags) = (self.text_start, self.blocks.len() as u32, self.flags);
-        (words, Table { text_start, first_block: start, blocks, flags, first_rule })
-    }
+/// What became of a file.
+#[derive(Debug)]
+pub struct Built {
+    /// The tables; `None` if it has no unwind information at all.
+    pub tables: Option<Tables>,
+    /// Its functions without rules keep frame pointers.
+    pub keeps_frame_pointers: bool,
+    /// What was seen.
+    pub stats: BuildStats,
 }
 
-/// Builds the table of an ELF file.
-pub fn build(file: &File) -> Result<BuiltTable, BuildError> {
-    let base = ElfFacts::read(file)?.lowest();
-    let [eh_frame, text] = elf::sections(file, [".eh_frame", ".text"])?;
-    let code = text.map(|text| text.read(file, PROLOGUE_BYTES)).transpose().map_err(ElfError::Io)?;
-    let mut rows = Rows { base, ..Rows::default() };
-    if let Some(section) = eh_frame {
-        let bytes = section.read(file, MAX_FRAME_BYTES).map_err(ElfError::Io)?;
-        let mut frame = EhFrame::new(&bytes, LittleEndian);
-        frame.set_address_size(8);
-        let text = text.map_or(0, |text| text.address);
-        let bases = BaseAddresses::default().set_eh_frame(section.address).set_text(text);
-        read_section(&frame, &bases, &mut rows);
-    }
-    let keeps = keeps_frame_pointers(&code.unwrap_or_default());
-    let flags = table_flags::READY | if keeps { table_flags::FRAME_POINTERS } else { 0 };
-    Ok(BuiltTable { flags, ..rows.finish()? })
+/// Builds the tables of an open file.
+pub fn build(file: &File) -> Result<Built, BuildError> {
+    let length = file.metadata()?.len();
+    let cache = ReadCache::new(file);
+    let headers = Headers::read(&cache, length)?;
+    headers.build(&|range| {
+        let mut bytes = vec![0; range.end.saturating_sub(range.start).min(length) as usize];
+        file.read_exact_at(&mut bytes, range.start).ok().map(|()| bytes)
+    })
 }
 
-/// Whether functions begin with `push rbp; mov rbp, rsp`, more often than once in two kilobytes.
-fn keeps_frame_pointers(code: &[u8]) -> bool {
-    let is_prologue = |bytes: &&[u8]| matches!(bytes, [0x55, 0x48, 0x89, 0xe5] | [0x55, 0x48, 0x8b, 0xec]);
-    let prologues = code.windows(4).filter(is_prologue).count();
-    prologues > code.len() / 2048
+/// Builds the tables of a file that is in memory: the vDSO.
+#[cfg(test)]
+pub(super) fn build_image(image: &[u8]) -> Result<Built, BuildError> {
+    let headers = Headers::read(image, image.len() as u64)?;
+    headers.build(&|range| image.get(range.start as usize..range.end as usize).map(<[u8]>::to_vec))
 }
 
-/// Rows of all functions, in the order in which the file has them.
+/// A loaded part of the file.
+#[derive(Clone, Debug)]
+struct Segment {
+    address: u64,
+    file: Range<u64>,
+    is_code: bool,
+}
+
+/// What is needed of the ELF headers.
 #[derive(Debug, Default)]
-struct Rows {
-    /// The file's lowest address.
-    base: u64,
-    /// First address of the row, from `base` on, and its rule's index.
-    rows: Vec<(u32, u16)>,
-    /// One for each function: the index of its first row in `rows`, and its end.
-    functions: Vec<(u32, u64)>,
-    rules: Vec<Rule>,
-    indices: FxHashMap<Rule, u16>,
-    last: Option<(Rule, u16)>,
-    damaged: u32,
-    overflow: bool,
+struct Headers {
+    segments: Vec<Segment>,
+    /// Contents and address.
+    eh_frame: Option<(Vec<u8>, u64)>,
+    debug_frame: Option<Vec<u8>>,
+    /// Address ranges of linkage tables.
+    plt: Vec<(Range<u64>, Rule)>,
 }
 
-fn read_section<'a>(frame: &EhFrame<Bytes<'a>>, bases: &BaseAddresses, rows: &mut Rows) {
-    let mut entries = frame.entries(bases);
-    let mut remembered = Vec::new();
-    // The functions of one compilation have one CIE: its initial row is evaluated once.
-    let mut cies: FxHashMap<usize, Option<(gimli::CommonInformationEntry<Bytes<'a>>, Row)>> = FxHashMap::default();
-    // An entry that cannot be read has no length either: what follows it is lost.
-    while let Ok(Some(entry)) = entries.next() {
-        let CieOrFde::Fde(partial) = entry else { continue };
-        let offset = partial.cie_offset().0;
-        let cie = cies.entry(offset).or_insert_with(|| {
-            let cie = frame.cie_from_offset(bases, gimli::EhFrameOffset(offset)).ok()?;
-            let initial = initial_row(frame, bases, &cie)?;
-            Some((cie, initial))
-        });
-        let Some((cie, initial)) = cie else {
-            rows.damaged += 1;
-            continue;
-        };
-        let fde = partial.parse(|_, _, _| Ok(cie.clone()));
-        let read = fde.ok().and_then(|fde| read_function(frame, bases, &fde, *initial, &mut remembered, rows));
-        if read.is_none() {
-            rows.damaged += 1;
-        }
-    }
-}
-
-fn initial_row<'a>(
-    frame: &EhFrame<Bytes<'a>>,
-    bases: &BaseAddresses,
-    cie: &gimli::CommonInformationEntry<Bytes<'a>>,
-) -> Option<Row> {
-    let mut evaluation = Evaluation {
-        section: frame,
-        data_alignment: cie.data_alignment_factor(),
-        code_alignment: cie.code_alignment_factor(),
-        row: Row::INITIAL,
-        initial: Row::INITIAL,
-        remembered: &mut Vec::new(),
-        bytes: PhantomData,
-    };
-    let mut instructions = cie.instructions(frame, bases);
-    while let Some(instruction) = instructions.next().ok()? {
-        evaluation.take(instruction)?;
-    }
-    Some(evaluation.row)
-}
-
-fn read_function<'a>(
-    frame: &EhFrame<Bytes<'a>>,
-    bases: &BaseAddresses,
-    fde: &gimli::FrameDescriptionEntry<Bytes<'a>>,
-    initial: Row,
-    remembered: &mut Vec<Row>,
-    rows: &mut Rows,
-) -> Option<()> {
-    let (start, end) = (fde.initial_address(), fde.initial_address().checked_add(fde.len())?);
-    // Functions that the linker left out begin at 0.
-    if start == 0 || start == end {
-        return Some(());
-    }
-    rows.functions.push((rows.rows.len() as u32, end));
-    if fde.is_signal_trampoline() {
-        rows.push(start, Rule { cfa_kind: cfa::SIGNAL, ..Rule::default() });
-        return Some(());
-    }
-    remembered.clear();
-    let cie = fde.cie();
-    let (data_alignment, code_alignment) = (cie.data_alignment_factor(), cie.code_alignment_factor());
-    let mut evaluation = Evaluation {
-        section: frame,
-        data_alignment,
-        code_alignment,
-        row: initial,
-        initial,
-        remembered,
-        bytes: PhantomData,
-    };
-    let first_row = rows.rows.len();
-    let mut address = start;
-    let mut instructions = fde.instructions(frame, bases);
-    let outcome = loop {
-        match instructions.next() {
-            Ok(Some(instruction)) => {
-                let Some(advance) = evaluation.take(instruction) else { break None };
-                let next = match advance {
-                    Advance::Stay => continue,
-                    Advance::By(delta) => address.checked_add(delta),
-                    Advance::To(next) => Some(next),
-                };
-                let Some(next) = next.filter(|next| (address..end).contains(next)) else { break Some(()) };
-                if next > address {
-                    rows.push(address, evaluation.row.rule());
-                }
-                address = next;
+impl Headers {
+    fn read<'data>(data: impl ReadRef<'data>, length: u64) -> Result<Self, BuildError> {
+        const E: LittleEndian = LittleEndian;
+        let header = FileHeader64::<LittleEndian>::parse(data)?;
+        header.endian()?;
+        let mut all = Self::default();
+        let mut eh_frame_hdr = None;
+        for segment in header.program_headers(E, data)? {
+            match segment.p_type(E) {
+                PT_LOAD => all.segments.push(load_segment(segment)),
+                PT_GNU_EH_FRAME => eh_frame_hdr = Some((segment.p_offset(E), segment.p_vaddr(E), segment.p_filesz(E))),
+                _ => {}
             }
-            Ok(None) => break Some(()),
-            Err(_) => break None,
         }
+        // A file may be without a section table, or with a damaged one: the program headers lead to .eh_frame too.
+        let sections = header.sections(E, data).unwrap_or_default();
+        all.read_sections(&sections, data, length);
+        if all.eh_frame.is_none()
+            && let Some((offset, address, size)) = eh_frame_hdr
+        {
+            all.eh_frame = all.eh_frame_by_header(data, offset, address, size.min(16));
+        }
+        Ok(all)
+    }
+
+    fn read_sections<'data, R: ReadRef<'data>>(
+        &mut self,
+        sections: &SectionTable<'data, FileHeader64<LittleEndian>, R>,
+        data: R,
+        length: u64,
+    ) {
+        const E: LittleEndian = LittleEndian;
+        for section in sections.iter() {
+            let Ok(name) = sections.section_name(E, section) else { continue };
+            let (address, size) = (section.sh_addr(E), section.sh_size(E));
+            let range = address..address.saturating_add(size);
+            let is_loaded = section.sh_flags(E).0 & SHF_ALLOC.0 != 0;
+            match name {
+                b".eh_frame" if is_loaded && size <= length => {
+                    self.eh_frame = section.data(E, data).ok().map(|bytes| (bytes.to_vec(), address));
+                }
+                b".debug_frame" if size <= length => {
+                    self.debug_frame = decompressed(section, data);
+                }
+                b".plt" | b".iplt" => self.plt.push((range, Rule::new(Cfa::Plt { pushed_at: 11 }, Rbp::Unchanged))),
+                b".plt.sec" | b".plt.got" => {
+                    let cfa = Cfa::Register { register: register::RSP, offset: 8 };
+                    self.plt.push((range, Rule::new(cfa, Rbp::Unchanged)));
+                }
+                _ => {}
+            }
+        }
+        self.plt.sort_by_key(|(range, _)| range.start);
+    }
+
+    /// By PT_GNU_EH_FRAME, whose second word leads to `.eh_frame`; that ends with its terminator, or its segment.
+    fn eh_frame_by_header<'data>(
+        &self,
+        data: impl ReadRef<'data>,
+        offset: u64,
+        address: u64,
+        size: u64,
+    ) -> Option<(Vec<u8>, u64)> {
+        let header = data.read_bytes_at(offset, size).ok()?;
+        let encoding = *header.get(1)?;
+        let address = pointer(&mut Reader::new(header, 4), encoding, address)?;
+        let within = |segment: &&Segment| {
+            address.checked_sub(segment.address).is_some_and(|at| at < segment.file.end - segment.file.start)
+        };
+        let segment = self.segments.iter().find(within)?;
+        let start = segment.file.start + (address - segment.address);
+        let bytes = data.read_bytes_at(start, segment.file.end - start).ok()?;
+        Some((bytes.to_vec(), address))
+    }
+
+    fn build(self, read: &dyn Fn(Range<u64>) -> Option<Vec<u8>>) -> Result<Built, BuildError> {
+        let code = self.segments.iter().filter(|segment| segment.is_code);
+        let base = code.clone().map(|segment| segment.address).min().ok_or(BuildError::Size)? & !0x3ff;
+        let end = code
+            .map(|segment| segment.address.saturating_add(segment.file.end - segment.file.start))
+            .max()
+            .unwrap_or(base);
+        let length = u32::try_from(end.saturating_sub(base)).map_err(|_| BuildError::Size)?;
+        let mut stats = BuildStats::default();
+        let frames = [
+            self.eh_frame.as_ref().map(|(bytes, address)| Section {
+                bytes,
+                address: *address,
+                format: Format::EhFrame,
+            }),
+            self.debug_frame.as_ref().map(|bytes| Section { bytes, address: 0, format: Format::DebugFrame }),
+        ];
+        let parsed: Vec<_> = frames.into_iter().flatten().map(Functions::read).collect();
+        let mut functions: Vec<Placed<'_>> = Vec::with_capacity(parsed.iter().map(|all| all.functions.len()).sum());
+        for (section, all) in parsed.iter().enumerate() {
+            stats.bad_entries += all.bad;
+            functions.extend(
+                all.functions.iter().filter_map(|function| Placed::new(function, section as u32, base, length)),
+            );
+        }
+        stats.functions = functions.len() as u64;
+        // Mostly in order already. Of two that begin at one address, .eh_frame's comes first.
+        functions.sort_by_key(|placed| placed.start);
+        functions.dedup_by(|later, earlier| {
+            let same = later.start == earlier.start;
+            stats.overlaps += u64::from(same && later.section == earlier.section);
+            same
+        });
+        let mut builder = Builder {
+            plt: self.plt.iter().filter_map(|(range, rule)| Some((clip(range, base, length)?, *rule))).collect(),
+            gap_rule: Rule::UNKNOWN,
+            rows: Rows::with_capacity(functions.len() * 10),
+            stats,
+        };
+        let gaps = gaps(&functions, length);
+        builder.stats.gap_bytes = gaps.iter().map(|gap| u64::from(gap.end - gap.start)).sum();
+        let keeps_frame_pointers =
+            builder.stats.gap_bytes >= u64::from(MIN_GAPS) && self.keeps_frame_pointers(&gaps, base, read);
+        if keeps_frame_pointers {
+            builder.gap_rule = Rule::FRAME_POINTER;
+        }
+        if functions.is_empty() {
+            return Ok(Built { tables: None, keeps_frame_pointers, stats: builder.stats });
+        }
+        builder.run(&parsed, &functions, length);
+        let mut stats = builder.stats;
+        stats.rows = builder.rows.pushed;
+        stats.merged_rows = builder.rows.len() as u64;
+        stats.rules = builder.rows.rules() as u64;
+        let tables = Tables { base, length, tables: builder.rows.pack(length) };
+        Ok(Built { tables: Some(tables), keeps_frame_pointers, stats })
+    }
+
+    /// Looks at the code without rules for functions that set up a frame pointer.
+    fn keeps_frame_pointers(
+        &self,
+        gaps: &[Range<u32>],
+        base: u64,
+        read: &dyn Fn(Range<u64>) -> Option<Vec<u8>>,
+    ) -> bool {
+        let (mut seen, mut prologues) = (0, 0);
+        let total: usize = gaps.iter().map(|gap| (gap.end - gap.start) as usize).sum();
+        // Evenly over all of it, where it is too much to read.
+        let every = total.div_ceil(PROBE_TOTAL).max(1);
+        let pieces = gaps.iter().flat_map(|gap| {
+            let starts = (gap.start..gap.end).step_by(PROBE_PIECE);
+            starts.map(|start| start..gap.end.min(start.saturating_add(PROBE_PIECE as u32)))
+        });
+        for piece in pieces.step_by(every) {
+            let Some(file) = self.file_range(base + u64::from(piece.start)..base + u64::from(piece.end)) else {
+                continue;
+            };
+            let Some(code) = read(file) else { continue };
+            seen += code.len();
+            prologues += code.windows(4).filter(|bytes| PROLOGUES.iter().any(|prologue| bytes == prologue)).count();
+            if seen >= PROBE_TOTAL {
+                break;
+            }
+        }
+        prologues > 0 && prologues * PROLOGUE_EVERY >= seen
+    }
+
+    /// Where in the file an address range lies, as far as it does.
+    fn file_range(&self, range: Range<u64>) -> Option<Range<u64>> {
+        self.segments.iter().filter(|segment| segment.is_code).find_map(|segment| {
+            let offset = range.start.checked_sub(segment.address)?;
+            let start = segment.file.start.checked_add(offset).filter(|&start| start < segment.file.end)?;
+            Some(start..segment.file.end.min(start + (range.end - range.start)))
+        })
+    }
+}
+
+/// A section's contents, which may be compressed.
+fn decompressed<'data, R: ReadRef<'data>>(section: &SectionHeader64<LittleEndian>, data: R) -> Option<Vec<u8>> {
+    const E: LittleEndian = LittleEndian;
+    let Ok(Some((header, offset, compressed_size))) = section.compression(E, data) else {
+        return section.data(E, data).ok().map(<[u8]>::to_vec);
     };
-    if outcome.is_none() {
-        // Half a function is worse than none.
-        rows.rows.truncate(first_row);
-        rows.push(start, Rule::GAP);
+    let format = match header.ch_type(E) {
+        ELFCOMPRESS_ZLIB => CompressionFormat::Zlib,
+        ELFCOMPRESS_ZSTD => CompressionFormat::Zstandard,
+        _ => return None,
+    };
+    let uncompressed_size = header.ch_size(E);
+    if uncompressed_size > MAX_DEBUG_FRAME {
         return None;
     }
-    rows.push(address, evaluation.row.rule());
-    Some(())
+    let data = data.read_bytes_at(offset, compressed_size).ok()?;
+    let data = CompressedData { format, data, uncompressed_size };
+    data.decompress().ok().map(std::borrow::Cow::into_owned)
 }
 
-impl Rows {
-    fn push(&mut self, address: u64, rule: Rule) {
-        let index = self.index(rule);
-        // Beyond 4 GB of code: not believed, and the function is left out.
-        match address.checked_sub(self.base).and_then(|offset| u32::try_from(offset).ok()) {
-            Some(offset) => self.rows.push((offset, index)),
-            None => self.damaged += 1,
-        }
+fn load_segment(segment: &ProgramHeader64<LittleEndian>) -> Segment {
+    const E: LittleEndian = LittleEndian;
+    let offset = segment.p_offset(E);
+    Segment {
+        address: segment.p_vaddr(E),
+        file: offset..offset.saturating_add(segment.p_filesz(E)),
+        is_code: segment.p_flags(E).0 & PF_X.0 != 0,
     }
+}
 
-    fn index(&mut self, rule: Rule) -> u16 {
-        if let Some((last, index)) = self.last
-            && last == rule
-        {
-            return index;
-        }
-        let next = self.rules.len();
-        let index = *self.indices.entry(rule).or_insert_with(|| {
-            self.overflow |= next > usize::from(u16::MAX);
-            self.rules.push(rule);
-            next as u16
-        });
-        self.last = Some((rule, index));
-        index
+/// A function, relative to the first address of the code.
+#[derive(Clone, Copy, Debug)]
+struct Placed<'a> {
+    start: u32,
+    end: u32,
+    section: u32,
+    function: &'a Function<'a>,
+}
+
+impl<'a> Placed<'a> {
+    fn new(function: &'a Function<'a>, section: u32, base: u64, length: u32) -> Option<Self> {
+        let range = clip(&(function.start..function.end), base, length)?;
+        // One that begins before the code is not about this code.
+        (function.start >= base).then_some(Self { start: range.start, end: range.end, section, function })
     }
+}
 
-    fn finish(mut self) -> Result<BuiltTable, BuildError> {
-        if self.overflow {
-            return Err(BuildError::TooManyRules);
+fn clip(range: &Range<u64>, base: u64, length: u32) -> Option<Range<u32>> {
+    let start = range.start.saturating_sub(base).min(length.into()) as u32;
+    let end = range.end.saturating_sub(base).min(length.into()) as u32;
+    (start < end).then_some(start..end)
+}
+
+/// The code between functions, as far as it is more than padding.
+fn gaps(functions: &[Placed<'_>], length: u32) -> Vec<Range<u32>> {
+    let mut gaps = Vec::new();
+    let mut covered = 0;
+    for (start, end) in functions.iter().map(|placed| (placed.start, placed.end)).chain([(length, length)]) {
+        if start > covered && start - covered >= PADDING {
+            gaps.push(covered..start);
         }
-        let gap = self.index(Rule::GAP);
-        let functions = self.in_order();
-        let first = functions.first().map(|function| function.start);
-        let last = functions.iter().map(|function| function.end).max();
-        let (Some(first), Some(last)) = (first, last) else {
-            return Ok(BuiltTable { damaged: self.damaged, ..BuiltTable::default() });
-        };
-        let text_start = first & !(BLOCK_BYTES - 1);
-        if last - text_start > MAX_TEXT {
-            return Err(BuildError::TooLarge(last - text_start));
-        }
-        let mut blocks = Blocks {
-            text_start,
-            blocks: Vec::with_capacity(((last - text_start) >> BLOCK_SHIFT) as usize + 1),
-            rows: Vec::with_capacity(self.rows.len()),
-            in_force: gap,
-            first_row: 0,
-        };
-        let mut covered = first;
-        for Function { start, end, rows } in functions {
-            // Of functions that overlap, the one that begins first is believed.
-            if end <= covered {
-                continue;
+        covered = covered.max(end);
+    }
+    gaps
+}
+
+/// Puts the rows together.
+struct Builder {
+    plt: Vec<(Range<u32>, Rule)>,
+    gap_rule: Rule,
+    rows: Rows,
+    stats: BuildStats,
+}
+
+impl Builder {
+    fn run(&mut self, sections: &[Functions<'_>], functions: &[Placed<'_>], length: u32) {
+        let mut interpreters: Vec<_> = sections.iter().map(|_| Interpreter::default()).collect();
+        let mut covered = 0;
+        for (index, placed) in functions.iter().enumerate() {
+            let next = functions.get(index + 1).map_or(length, |next| next.start);
+            if placed.start > covered && placed.start - covered >= PADDING || index == 0 {
+                self.gap(covered..placed.start);
             }
-            if start > covered + PADDING {
-                blocks.push(covered, gap);
-            }
-            let rows = &self.rows[rows];
-            for (index, &(offset, rule)) in rows.iter().enumerate() {
-                let address = self.base + u64::from(offset);
-                let next = rows.get(index + 1).map_or(end, |(next, _)| self.base + u64::from(*next));
-                if next > covered {
-                    blocks.push(address.max(covered), rule);
+            let end = if next < placed.end {
+                self.stats.overlaps += 1;
+                next
+            } else {
+                placed.end
+            };
+            let Self { rows, stats, .. } = self;
+            let (base, start) = (placed.function.start, placed.start);
+            let mut is_empty = true;
+            let mut push = |address: u64, rule: Rule| {
+                is_empty = false;
+                let offset = u64::from(start) + (address - base);
+                if offset < end.into() {
+                    stats.unknown_rows += u64::from(rule == Rule::UNKNOWN);
+                    rows.push(offset as u32, rule);
+                }
+            };
+            let section = &sections[placed.section as usize];
+            if interpreters[placed.section as usize].run(&section.commons, placed.function, &mut push).is_none() {
+                stats.bad_entries += 1;
+                // What it said up to the damage holds; where it said nothing, its neighbour's rule must not.
+                if is_empty {
+                    rows.push(start, Rule::UNKNOWN);
                 }
             }
-            covered = end;
+            covered = covered.max(end);
         }
-        blocks.push(covered, gap);
-        blocks.close();
-        let Blocks { blocks, rows, .. } = blocks;
-        let (damaged, rows_read) = (self.damaged, self.rows.len() as u32);
-        Ok(BuiltTable { text_start, blocks, rows, rules: self.rules, flags: 0, damaged, rows_read })
+        self.gap(covered..length);
     }
 
-    /// The functions with their rows, by address.
-    fn in_order(&self) -> Vec<Function> {
-        let ends = self.functions.iter().skip(1).map(|(first, _)| *first as usize).chain([self.rows.len()]);
-        let functions = self.functions.iter().zip(ends).filter(|((first, _), next)| (*first as usize) < *next);
-        let mut functions: Vec<_> = functions
-            .map(|((first, end), next)| {
-                let rows = *first as usize..next;
-                Function { start: self.base + u64::from(self.rows[rows.start].0), end: *end, rows }
-            })
-            .collect();
-        // Linkers write them in order, nearly.
-        functions.sort_by_key(|function| function.start);
-        functions
-    }
-}
-
-struct Function {
-    start: u64,
-    end: u64,
-    rows: std::ops::Range<usize>,
-}
-
-/// Blocks in the making: rows come in order of their addresses.
-struct Blocks {
-    text_start: u64,
-    blocks: Vec<(u32, u32)>,
-    rows: Vec<u32>,
-    in_force: u16,
-    /// Of the block in the making.
-    first_row: usize,
-}
-
-impl Blocks {
-    /// From `address` on, `rule` holds.
-    fn push(&mut self, address: u64, rule: u16) {
-        if rule == self.in_force {
+    /// Code without rules, but for the linkage tables in it.
+    fn gap(&mut self, gap: Range<u32>) {
+        if gap.is_empty() {
             return;
         }
-        let offset = address - self.text_start;
-        let block = (offset >> BLOCK_SHIFT) as usize;
-        while self.blocks.len() < block {
-            self.close();
+        let Self { plt, gap_rule, rows, .. } = self;
+        rows.push(gap.start, *gap_rule);
+        for (range, rule) in plt.iter().filter(|(range, _)| range.start < gap.end && range.end > gap.start) {
+            rows.push(range.start.max(gap.start), *rule);
+            if range.end < gap.end {
+                rows.push(range.end, *gap_rule);
+            }
         }
-        let within = (offset & (BLOCK_BYTES - 1)) as u16;
-        if self.rows.len() == self.first_row && within > 0 {
-            self.rows.push(row(0, self.in_force));
-        }
-        match self.rows[self.first_row..].last_mut() {
-            // A row that holds for nothing.
-            Some(last) if *last as u16 == within => *last = row(within, rule),
-            _ => self.rows.push(row(within, rule)),
-        }
-        self.in_force = rule;
-    }
-
-    /// Ends the block in the making.
-    fn close(&mut self) {
-        let count = self.rows.len() - self.first_row;
-        self.blocks.push(match count {
-            0 => (self.in_force.into(), 0),
-            _ => (self.first_row as u32, count as u32),
-        });
-        self.first_row = self.rows.len();
     }
 }

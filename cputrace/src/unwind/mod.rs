@@ -1,12 +1,25 @@
-//! Stacks of code without frame pointers: `.eh_frame` compiled to the tables that the eBPF program searches.
+//! `.eh_frame` compiled to the compact tables that the kernel side searches, and brought to it when they are needed.
 //!
-//! - [`build`](mod@build): a file's call frame information to a table.
-//! - [`evaluate`]: its instructions to rules.
-//! - [`loader`]: builds off the collection path, loads into the kernel, follows the processes' mappings.
+//! - [`build`]: an ELF file to [`Tables`]. Of these: [`call_frame`] finds functions, [`interpret`] runs their
+//!   instructions, [`expression`] knows the few shapes of DWARF expressions that occur, [`pack`] lays out the words.
+//! - [`manager`]: brings tables to the kernel when samples need them. Of it: `tables` has the files, `slots` the places.
+//!
+//! What the words mean, and the step that reads them, is `cputrace_common::unwind`'s.
 
+#[cfg(test)]
+mod agreement;
 pub mod build;
-pub mod evaluate;
-pub mod loader;
+mod call_frame;
+mod expression;
+mod interpret;
+pub mod manager;
+#[cfg(test)]
+mod oracle;
+mod pack;
+mod reader;
+mod slots;
+mod tables;
 
-pub use build::{BuiltTable, build};
-pub use loader::{Loader, LoaderStats};
+pub use build::{BuildError, BuildStats, Built};
+pub use manager::{UnwindStats, Unwinder};
+pub use pack::{Table, Tables};

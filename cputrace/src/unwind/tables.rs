@@ -1,0 +1,320 @@
+//! Files' tables in the kernel: built by workers when they are first wanted, loaded, and dropped when memory is short.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use cputrace_common::config::MAX_CHUNKS;
+use cputrace_common::unwind::table::CHUNK_WORDS;
+use rustc_hash::FxHashMap;
+
+use super::build::{self, BuildError, Built};
+use super::slots::Slots;
+use super::{Table, UnwindStats};
+use crate::ebpf::UnwindMaps;
+use crate::process::elf::ElfFacts;
+
+/// Bytes of a chunk in the kernel, about.
+const CHUNK_BYTES: u64 = CHUNK_WORDS as u64 * 4;
+
+/// A file as it is: one that was written to since is another.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) struct FileKey {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified_ns: i64,
+}
+
+/// A row of [`FileTables`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) struct FileNumber(usize);
+
+/// What is known of a file's code.
+#[derive(Debug)]
+pub(super) enum State {
+    /// Its tables are being built.
+    Building,
+    /// Its tables are in the kernel.
+    Loaded(Loaded),
+    /// It has none.
+    Without {
+        /// But its functions keep frame pointers.
+        frame_pointers: bool,
+    },
+    /// There was no room, or it was dropped to make some.
+    Dropped,
+}
+
+/// Tables in the kernel.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    /// The first address of the code, as linked.
+    pub(super) base: u64,
+    /// First slot and chunks of each table; no chunks: nothing is known there.
+    pub(super) tables: Vec<(u32, u32)>,
+}
+
+/// A file that processes map.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub(super) state: State,
+    /// Where its segments are; `None` for what is no ELF file.
+    pub(super) facts: Option<ElfFacts>,
+    file: Arc<File>,
+    /// Processes that map it.
+    pub(super) users: u32,
+    /// When it was last wanted, in [`FileTables::clock`].
+    used: u64,
+    /// Rows of its tables.
+    rows: u64,
+}
+
+/// A file whose tables are to be built.
+struct Job {
+    number: FileNumber,
+    file: Arc<File>,
+}
+
+/// A file whose tables were built.
+struct Finished {
+    number: FileNumber,
+    result: Result<Built, BuildError>,
+    time: Duration,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Job>,
+    closed: bool,
+}
+
+/// Work for the builders.
+#[derive(Default)]
+struct Jobs {
+    queue: Mutex<Queue>,
+    came: Condvar,
+}
+
+/// All files that were ever wanted.
+pub(super) struct FileTables {
+    keys: FxHashMap<FileKey, FileNumber>,
+    files: Vec<Known>,
+    jobs: Arc<Jobs>,
+    results: Receiver<Finished>,
+    workers: Vec<JoinHandle<()>>,
+    slots: Slots,
+    /// Bytes of tables that may be in the kernel.
+    budget: u64,
+    clock: u64,
+}
+
+impl FileKey {
+    pub(super) fn of(file: &File) -> io::Result<Self> {
+        let meta = file.metadata()?;
+        let modified_ns = meta.mtime().wrapping_mul(1_000_000_000).wrapping_add(meta.mtime_nsec());
+        Ok(Self { device: meta.dev(), inode: meta.ino(), size: meta.len(), modified_ns })
+    }
+}
+
+impl FileTables {
+    /// With so many builders, each of which calls `wake` when it is done with a file.
+    pub(super) fn new(budget: u64, builders: usize, wake: impl Fn() + Clone + Send + 'static) -> io::Result<Self> {
+        let jobs = Arc::new(Jobs::default());
+        let (sender, results) = mpsc::channel();
+        let workers = (0..builders).map(|_| {
+            let (jobs, sender, wake) = (jobs.clone(), sender.clone(), wake.clone());
+            let name = "unwind-build".to_owned();
+            std::thread::Builder::new().name(name).spawn(move || work(&jobs, &sender, &wake))
+        });
+        let workers = workers.collect::<io::Result<_>>()?;
+        let (keys, files, slots) = (FxHashMap::default(), Vec::new(), Slots::new(MAX_CHUNKS));
+        Ok(Self { keys, files, jobs, results, workers, slots, budget, clock: 0 })
+    }
+
+    /// The number of a file; a new one is given to the builders.
+    pub(super) fn number(&mut self, key: FileKey, file: File) -> FileNumber {
+        let next = FileNumber(self.files.len());
+        let number = *self.keys.entry(key).or_insert(next);
+        if number == next {
+            let facts = ElfFacts::read(&file).ok();
+            // What is no ELF file has no code that could be unwound by a table.
+            let state = if facts.is_some() { State::Building } else { State::Without { frame_pointers: false } };
+            self.push(state, facts, file);
+        }
+        number
+    }
+
+    fn push(&mut self, state: State, facts: Option<ElfFacts>, file: File) {
+        let file = Arc::new(file);
+        if matches!(state, State::Building) {
+            self.jobs.push(FileNumber(self.files.len()), file.clone());
+        }
+        self.files.push(Known { state, facts, file, users: 0, used: self.clock, rows: 0 });
+    }
+
+    pub(super) fn get(&self, number: FileNumber) -> &Known {
+        &self.files[number.0]
+    }
+
+    pub(super) fn get_mut(&mut self, number: FileNumber) -> &mut Known {
+        &mut self.files[number.0]
+    }
+
+    /// A sample hit the file: it is to stay, and to be built again if it was dropped.
+    pub(super) fn want(&mut self, number: FileNumber) {
+        self.clock += 1;
+        let known = &mut self.files[number.0];
+        known.used = self.clock;
+        if matches!(known.state, State::Dropped) {
+            known.state = State::Building;
+            self.jobs.push(number, known.file.clone());
+        }
+    }
+
+    /// Loads what the builders have finished; gives the files whose state changed.
+    pub(super) fn load_finished(&mut self, maps: &mut UnwindMaps, stats: &mut UnwindStats) -> Vec<FileNumber> {
+        let mut changed = Vec::new();
+        while let Ok(Finished { number, result, time }) = self.results.try_recv() {
+            stats.build_time += time;
+            changed.push(number);
+            let built = match result {
+                Ok(built) => built,
+                Err(_) => {
+                    stats.failed_builds += 1;
+                    self.files[number.0].state = State::Without { frame_pointers: false };
+                    continue;
+                }
+            };
+            stats.builds += 1;
+            stats.bad_entries += built.stats.bad_entries;
+            stats.unknown_rows += built.stats.unknown_rows;
+            let Some(tables) = built.tables else {
+                self.files[number.0].state = State::Without { frame_pointers: built.keeps_frame_pointers };
+                continue;
+            };
+            let needed = tables.bytes() as u64;
+            changed.extend(self.make_room(needed, stats));
+            let slots = if stats.table_bytes + needed <= self.budget { self.load(&tables.tables, maps) } else { None };
+            let known = &mut self.files[number.0];
+            known.state = match slots {
+                Some(slots) => {
+                    known.rows = built.stats.merged_rows;
+                    stats.tables += 1;
+                    stats.rows += known.rows;
+                    stats.table_bytes += needed;
+                    State::Loaded(Loaded { base: tables.base, tables: slots })
+                }
+                None => {
+                    stats.refused += 1;
+                    State::Dropped
+                }
+            };
+        }
+        changed
+    }
+
+    fn load(&mut self, tables: &[Table], maps: &mut UnwindMaps) -> Option<Vec<(u32, u32)>> {
+        let mut loaded = Vec::with_capacity(tables.len());
+        for table in tables {
+            let chunks = table.chunks();
+            let count = chunks.len() as u32;
+            let first = if count == 0 { Some(0) } else { self.slots.take(count) };
+            if let Some(first) = first {
+                loaded.push((first, count));
+                if (first..).zip(chunks).all(|(slot, chunk)| maps.set_chunk(slot, chunk).is_ok()) {
+                    continue;
+                }
+            }
+            self.unload(&loaded);
+            return None;
+        }
+        Some(loaded)
+    }
+
+    fn unload(&mut self, tables: &[(u32, u32)]) {
+        for &(first, count) in tables.iter().filter(|(_, count)| *count > 0) {
+            self.slots.give_back(first, count);
+        }
+    }
+
+    /// Drops tables until there is room for so many bytes: first those that no process maps, then those that were not
+    /// wanted for the longest time.
+    fn make_room(&mut self, needed: u64, stats: &mut UnwindStats) -> Vec<FileNumber> {
+        let mut dropped = Vec::new();
+        while stats.table_bytes + needed > self.budget && needed <= self.budget {
+            let loaded = self.files.iter().enumerate().filter(|(_, known)| matches!(known.state, State::Loaded(_)));
+            let Some(number) = loaded.min_by_key(|(_, known)| (known.users > 0, known.used)).map(|(index, _)| index)
+            else {
+                break;
+            };
+            let known = &mut self.files[number];
+            if let State::Loaded(loaded) = std::mem::replace(&mut known.state, State::Dropped) {
+                stats.rows -= known.rows;
+                stats.table_bytes -=
+                    loaded.tables.iter().map(|&(_, count)| u64::from(count) * CHUNK_BYTES).sum::<u64>();
+                stats.tables -= 1;
+                stats.evictions += 1;
+                self.unload(&loaded.tables);
+            }
+            dropped.push(FileNumber(number));
+        }
+        dropped
+    }
+}
+
+impl Drop for FileTables {
+    fn drop(&mut self) {
+        self.jobs.close();
+        for worker in self.workers.drain(..) {
+            // One that panicked has nothing to add.
+            let _ = worker.join();
+        }
+    }
+}
+
+impl Jobs {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn push(&self, number: FileNumber, file: Arc<File>) {
+        self.lock().waiting.push_back(Job { number, file });
+        self.came.notify_one();
+    }
+
+    fn close(&self) {
+        self.lock().closed = true;
+        self.came.notify_all();
+    }
+
+    /// The next one; `None` when there will be no more.
+    fn next(&self) -> Option<Job> {
+        let mut queue = self.lock();
+        loop {
+            if queue.closed {
+                return None;
+            }
+            if let Some(job) = queue.waiting.pop_front() {
+                return Some(job);
+            }
+            queue = self.came.wait(queue).unwrap_or_else(std::sync::PoisonError::into_inner);
+        }
+    }
+}
+
+fn work(jobs: &Jobs, sender: &Sender<Finished>, wake: &impl Fn()) {
+    while let Some(Job { number, file }) = jobs.next() {
+        let started = Instant::now();
+        let result = build::build(&file);
+        if sender.send(Finished { number, result, time: started.elapsed() }).is_err() {
+            break;
+        }
+        wake();
+    }
+}
