@@ -11,7 +11,7 @@ pub mod filter {
 }
 
 /// Entries of the map `TARGETS`.
-pub const MAX_TARGETS: u32 = 65_536;
+pub const MAX_TARGETS: u32 = 16_384;
 
 /// Processes whose memory the unwinder knows at a time: entries of the map `PROCESSES`, places in `RANGES`.
 pub const MAX_PROCESSES: u32 = 16_384;

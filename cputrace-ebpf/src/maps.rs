@@ -16,9 +16,6 @@ use cputrace_common::{
 
 use crate::{missed::LastTick, sample::Record};
 
-/// `BPF_F_NO_PREALLOC`: memory for what is there, not for what could be.
-const NO_PREALLOC: u32 = 1;
-
 /// Samples on their way to userspace. Linux 5.8. Its size is set at load.
 #[map]
 pub(crate) static SAMPLES: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
@@ -35,20 +32,21 @@ pub(crate) static LAST_TICK: PerCpuArray<LastTick> = PerCpuArray::with_max_entri
 #[map]
 pub(crate) static ON_CPU_RECORD: PerCpuArray<Record> = PerCpuArray::with_max_entries(1, 0);
 
-/// The processes that are targets, by tgid.
+/// The processes that are targets, by tgid. Preallocated: before Linux 6.1 programs of perf events can use no other.
 #[map]
-pub(crate) static TARGETS: HashMap<u32, u32> = HashMap::with_max_entries(MAX_TARGETS, NO_PREALLOC);
+pub(crate) static TARGETS: HashMap<u32, u32> = HashMap::with_max_entries(MAX_TARGETS, 0);
 
-/// What is known of processes whose stacks were unwound, by tgid. Preallocated: before Linux 6.1 programs of perf events
-/// can use no other.
+/// What is known of processes whose stacks were unwound, by tgid. Preallocated as `TARGETS`
+/// is.
 #[map]
 pub(crate) static PROCESSES: HashMap<u32, Process> = HashMap::with_max_entries(MAX_PROCESSES, 0);
 
 /// The executable memory of processes. In groups: a new inner map takes a grace period of RCU to install, its values
-/// nothing. The verifier turns both look-ups into loads.
+/// nothing. The verifier turns both look-ups into loads. An array of one: up to Linux 6.1 an inner map that is a
+/// structure by its type is not taken for the same as one that userspace made without types.
 #[btf_map]
 pub(crate) static RANGES: ArrayOfMaps<
-    Array<Ranges, { RANGES_GROUP as usize }>,
+    Array<[Ranges; 1], { RANGES_GROUP as usize }>,
     { (MAX_PROCESSES / RANGES_GROUP) as usize },
 > = ArrayOfMaps::new();
 

@@ -80,7 +80,7 @@ impl Machine for Memory {
     #[inline(always)]
     fn find_range(&mut self, address: u64, range: &mut Range) -> bool {
         let slot = self.slot as u32;
-        let Some(ranges) = RANGES.get_value(slot / RANGES_GROUP, &(slot % RANGES_GROUP)) else { return false };
+        let Some([ranges]) = RANGES.get_value(slot / RANGES_GROUP, &(slot % RANGES_GROUP)) else { return false };
         let found = ranges.search(address);
         if !found.contains(address) {
             return false;

@@ -26,7 +26,7 @@ struct Places<V: aya::Pod> {
 /// The maps.
 pub struct UnwindMaps {
     chunks: Places<Chunk>,
-    ranges: Places<Ranges>,
+    ranges: Places<[Ranges; 1]>,
     processes: HashMap<MapData, u32, Process>,
     questions: RingBuf<MapData>,
 }
@@ -48,7 +48,7 @@ impl UnwindMaps {
 
     /// Writes the ranges of a process, which it may not be using yet.
     pub fn set_ranges(&mut self, slot: u32, ranges: &Ranges) -> Result<(), EbpfError> {
-        self.ranges.set(slot, ranges)
+        self.ranges.set(slot, std::array::from_ref(ranges))
     }
 
     /// A process has the ranges in a slot from now on.
