@@ -25,8 +25,8 @@ pub struct SampleHeader {
     pub user_frames: u16,
     /// How the user stack ended: an [`End`] as a number.
     pub end: u32,
-    /// Unused, 0.
-    pub reserved: u32,
+    /// How many of the user frames were found where nothing says how: by frame pointer, or by search.
+    pub guessed: u32,
     /// The thread's name, padded by zeros.
     pub comm: [u8; 16],
 }

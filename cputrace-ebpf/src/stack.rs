@@ -24,9 +24,9 @@ pub(crate) fn take(ctx: &PerfEventContext, record: &mut Record) {
         record.header.kernel_frames =
             (if kernel > 0 { kernel / FRAME } else { 0 } as usize).min(MAX_KERNEL_FRAMES) as u16;
     }
-    let end = match unwind::start(registers, code_segment, record) {
-        Some(end) => end,
-        None => unwind::on_cpu(record),
+    let (end, guessed) = match unwind::start(registers, code_segment, record) {
+        Some(end) => (end, 0),
+        None => (unwind::on_cpu(record), record.unwind.state.guessed as u32),
     };
-    record.header.end = end as u32;
+    (record.header.end, record.header.guessed) = (end as u32, guessed);
 }

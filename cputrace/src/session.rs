@@ -12,7 +12,7 @@ use crate::collect::{Batch, Event};
 use crate::ebpf::Filter;
 use crate::model::{
     Ledger, LossReason, MappingId, MappingKind, Overhead, Profile, Recording, Sampling, Target, Tier, Timeline,
-    UnknownReason,
+    UnknownReason, Unwinding,
 };
 use crate::process::command::{CommandError, HeldCommand};
 use crate::process::target::{self, Selection, TargetError};
@@ -21,6 +21,7 @@ use crate::process::{Change, Mappings, ObjectId, host, jit};
 use crate::source::on_cpu;
 use crate::symbolize::{Code, symbolize};
 use crate::tier::{self, Sampler, Scope, TierError};
+use crate::unwind::UnwindStats;
 
 /// How often the kernel's buffers are drained.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(100);
@@ -262,6 +263,7 @@ impl<'a> Session<'a> {
                         *self.busy.entry(sample.pid).or_default() += 1;
                     }
                     *self.ledger.stacks.entry(sample.end).or_default() += 1;
+                    self.ledger.stacks_guessed += u64::from(sample.guessed);
                 }
                 Event::Change(change) => self.apply(change),
             }
@@ -338,6 +340,7 @@ impl<'a> Session<'a> {
     fn finish(mut self, stop: &Receiver<Stop>) -> Recording {
         let sampling = self.close_ledger();
         let overhead = self.overhead();
+        let unwinding = self.sampler.unwinding().map(unwinding);
         let (mut profile, objects) = self.aggregator.finish();
         let mappings = &self.mappings;
         let code = |mapping: MappingId| {
@@ -356,6 +359,7 @@ impl<'a> Session<'a> {
             timelines: self.timelines.finish(),
             ledger: self.ledger,
             overhead,
+            unwinding,
             notes: self.notes,
         }
     }
@@ -411,6 +415,13 @@ fn code(mappings: &Mappings, id: ObjectId) -> Code {
         (MappingKind::Unmapped, _) if id == ObjectId::PROCESS_GONE => Code::Missing(UnknownReason::ProcessGone),
         (MappingKind::Unmapped, _) => Code::Missing(UnknownReason::Unmapped),
     }
+}
+
+/// What the unwinder says of itself, for the recording.
+fn unwinding(stats: UnwindStats) -> Unwinding {
+    let UnwindStats { tables, rows, table_bytes, builds, build_time, failed_builds, evictions, refused, .. } = stats;
+    let table_kb = table_bytes / 1024;
+    Unwinding { tables, rows, table_kb, builds, build_time, failed_builds, evictions, refused }
 }
 
 /// A time that comes again and again; one that was slept through is not made up for.

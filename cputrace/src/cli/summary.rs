@@ -178,7 +178,27 @@ fn write_ledger(out: &mut String, recording: &Recording) -> std::fmt::Result {
         .filter(|(_, count)| *count > 0)
         .map(|(end, count)| format!("{:.1} % {}", 100.0 * count as f64 / kept, end.name().replace('_', " ")))
         .collect();
-    if ends.is_empty() { Ok(()) } else { writeln!(out, "stacks    {}", ends.join(", ")) }
+    if ends.is_empty() {
+        return Ok(());
+    }
+    write!(out, "stacks    {}", ends.join(", "))?;
+    if ledger.stacks_guessed > 0 {
+        write!(out, "; {:.1} % with guessed frames", 100.0 * ledger.stacks_guessed as f64 / kept)?;
+    }
+    writeln!(out)?;
+    let unwinding = recording.unwinding.filter(|unwinding| unwinding.tables > 0);
+    let Some(unwinding) = unwinding else { return Ok(()) };
+    write!(out, "unwind    {} tables, {} rows, {}", unwinding.tables, unwinding.rows, size(unwinding.table_kb * 1024))?;
+    for (count, what) in [
+        (unwinding.failed_builds, "files without a table"),
+        (unwinding.evictions, "tables dropped to make room"),
+        (unwinding.refused, "tables refused for want of room: raise --unwind-memory"),
+    ] {
+        if count > 0 {
+            write!(out, ", {count} {what}")?;
+        }
+    }
+    writeln!(out)
 }
 
 fn write_overhead(out: &mut String, recording: &Recording) -> std::fmt::Result {

@@ -22,6 +22,8 @@ pub struct RawSample {
     pub comm: [u8; 16],
     /// How the user stack ended.
     pub end: StackEnd,
+    /// Whether any of its frames was found where nothing says how: by frame pointer, or by search.
+    pub guessed: bool,
     first_frame: usize,
     kernel_frames: usize,
     user_frames: usize,

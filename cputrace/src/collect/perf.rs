@@ -225,6 +225,7 @@ impl<'a> Visitor<'a> for Reader<'_> {
             tid,
             comm: thread_name(pid, tid),
             end: StackEnd::FramePointersOnly,
+            guessed: false,
             first_frame: 0,
             kernel_frames: kernel.len(),
             user_frames: user.len(),

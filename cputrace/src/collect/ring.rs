@@ -21,12 +21,13 @@ fn read(record: &[u8], batch: &mut Batch) -> Option<()> {
     let (header, frames) = record.split_first_chunk::<{ size_of::<SampleHeader>() }>()?;
     // SAFETY: any bit pattern is a valid header (integers only), and `read_unaligned` asks for no alignment.
     let header = unsafe { header.as_ptr().cast::<SampleHeader>().read_unaligned() };
-    let SampleHeader { time_ns, tgid, tid, cpu: _, kernel_frames, user_frames, end, reserved: _, comm } = header;
+    let SampleHeader { time_ns, tgid, tid, cpu: _, kernel_frames, user_frames, end, guessed, comm } = header;
     let sample = RawSample {
         pid: tgid,
         tid,
         comm,
         end: stack_end(End::from_u32(end)?),
+        guessed: guessed > 0,
         first_frame: 0,
         kernel_frames: kernel_frames.into(),
         user_frames: user_frames.into(),

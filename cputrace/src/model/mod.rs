@@ -16,5 +16,5 @@ pub use profile::{
     BuildId, ElfAddr, Event, Function, FunctionId, Line, Location, LocationId, Mapping, MappingId, MappingKind,
     Process, ProcessId, Profile, Sample, Source, SourceId, StackId, StringId, Thread, ThreadId, Unit, UnknownReason,
 };
-pub use recording::{Clock, Host, Overhead, Recording, Sampling, Target, Tier};
+pub use recording::{Clock, Host, Overhead, Recording, Sampling, Target, Tier, Unwinding};
 pub use timeline::{Point, Timeline};

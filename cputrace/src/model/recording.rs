@@ -105,6 +105,27 @@ pub struct Overhead {
     pub map_kb: u64,
 }
 
+/// What was done so that stacks could be unwound in the kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Unwinding {
+    /// Files whose tables were in the kernel at the end.
+    pub tables: u64,
+    /// Rows of these tables.
+    pub rows: u64,
+    /// Kernel memory of these tables.
+    pub table_kb: u64,
+    /// Tables that were built.
+    pub builds: u64,
+    /// Time that this took.
+    pub build_time: Duration,
+    /// Files of which no table could be made.
+    pub failed_builds: u64,
+    /// Tables that were dropped to make room.
+    pub evictions: u64,
+    /// Tables that were not loaded for want of room.
+    pub refused: u64,
+}
+
 /// A whole recording.
 #[derive(Clone, Debug)]
 pub struct Recording {
@@ -128,6 +149,8 @@ pub struct Recording {
     pub ledger: Ledger,
     /// What the recording cost.
     pub overhead: Overhead,
+    /// What was done for the stacks; `None` where that is the kernel's business.
+    pub unwinding: Option<Unwinding>,
     /// Each feature that was off, in one sentence with the fact and the fix.
     pub notes: Vec<String>,
 }

@@ -114,6 +114,7 @@ pub(crate) fn recording() -> Recording {
             samples_kept: 8,
             samples_lost: BTreeMap::from([(LossReason::RingBufferFull, 1), (LossReason::ClockMissed, 1)]),
             stacks: BTreeMap::from([(StackEnd::Complete, 7), (StackEnd::NoUnwindInfo, 1)]),
+            stacks_guessed: 2,
         },
         overhead: Overhead {
             bpf_run_time: Some(Duration::from_micros(50)),
@@ -122,6 +123,7 @@ pub(crate) fn recording() -> Recording {
             own_rss_kb: 20_000,
             map_kb: 1_500,
         },
+        unwinding: Some(Unwinding { tables: 3, rows: 1000, table_kb: 10, builds: 3, ..Unwinding::default() }),
         notes: vec!["children of the targets are not followed: no BTF".to_owned()],
     }
 }

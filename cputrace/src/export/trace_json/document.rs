@@ -28,6 +28,8 @@ pub(super) struct Trace {
     #[serde(default)]
     pub(super) ledger: Ledger,
     #[serde(default)]
+    pub(super) unwinding: Option<Unwinding>,
+    #[serde(default)]
     pub(super) notes: Vec<String>,
     #[serde(default)]
     pub(super) profile: Profile,
@@ -123,6 +125,18 @@ pub(super) struct Overhead {
     pub(super) map_kb: u64,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Unwinding {
+    pub(super) tables: u64,
+    pub(super) rows: u64,
+    pub(super) table_kb: u64,
+    pub(super) builds: u64,
+    pub(super) build_seconds: f64,
+    pub(super) failed_builds: u64,
+    pub(super) evictions: u64,
+    pub(super) refused: u64,
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Ledger {
     pub(super) samples_expected: u64,
@@ -130,6 +144,8 @@ pub(super) struct Ledger {
     pub(super) samples_lost: BTreeMap<String, u64>,
     pub(super) unaccounted: i64,
     pub(super) stacks: BTreeMap<String, u64>,
+    #[serde(default)]
+    pub(super) stacks_guessed: u64,
     pub(super) ticks_expected: u64,
     pub(super) ticks: u64,
     pub(super) ticks_idle: u64,

@@ -10,7 +10,7 @@ use super::write::{kind_name, reason_name};
 use super::{SCHEMA_VERSION, document};
 use crate::model::{
     self, BuildId, Clock, ElfAddr, Event, Host, Ledger, Line, LossReason, MappingKind, Overhead, Point, Profile,
-    Recording, Sampling, StackEnd, Target, Tier, Timeline, Unit, UnknownReason,
+    Recording, Sampling, StackEnd, Target, Tier, Timeline, Unit, UnknownReason, Unwinding,
 };
 
 /// The largest document that is read, unpacked.
@@ -82,8 +82,16 @@ fn recording(trace: document::Trace) -> Result<Recording, ReadError> {
             own_rss_kb,
             map_kb,
         },
+        unwinding: trace.unwinding.map(unwinding).transpose()?,
         notes: trace.notes,
     })
+}
+
+fn unwinding(unwinding: document::Unwinding) -> Result<Unwinding, ReadError> {
+    let document::Unwinding { tables, rows, table_kb, builds, build_seconds, failed_builds, evictions, refused } =
+        unwinding;
+    let build_time = duration(build_seconds)?;
+    Ok(Unwinding { tables, rows, table_kb, builds, build_time, failed_builds, evictions, refused })
 }
 
 fn duration(seconds: f64) -> Result<Duration, ReadError> {
@@ -162,6 +170,7 @@ fn ledger(ledger: &document::Ledger) -> Ledger {
         LossReason::ALL.iter().map(|&reason| (reason, ledger.samples_lost.get(reason.name()).copied().unwrap_or(0)));
     let ends = StackEnd::ALL.iter().map(|&end| (end, ledger.stacks.get(end.name()).copied().unwrap_or(0)));
     Ledger {
+        stacks_guessed: ledger.stacks_guessed,
         ticks_expected: ledger.ticks_expected,
         ticks: ledger.ticks,
         ticks_idle: ledger.ticks_idle,

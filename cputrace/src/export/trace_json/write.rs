@@ -10,8 +10,20 @@ use super::{SCHEMA_VERSION, document};
 use crate::model::{self, LossReason, MappingKind, Point, Recording, StackEnd, Timeline, UnknownReason};
 
 pub(super) fn document(recording: &Recording) -> document::Trace {
-    let Recording { session_id, start, duration, host, targets, sampling, profile, timelines, ledger, overhead, notes } =
-        recording;
+    let Recording {
+        session_id,
+        start,
+        duration,
+        host,
+        targets,
+        sampling,
+        profile,
+        timelines,
+        ledger,
+        overhead,
+        unwinding,
+        notes,
+    } = recording;
     let first = timelines.first();
     // RFC 3339 has the years 0 to 9999, and `start` was a clock's time once.
     let start_time =
@@ -56,11 +68,22 @@ pub(super) fn document(recording: &Recording) -> document::Trace {
                 .collect(),
             unaccounted: ledger.unaccounted(),
             stacks: StackEnd::ALL.iter().map(|end| count(end.name(), ledger.stacks.get(end))).collect(),
+            stacks_guessed: ledger.stacks_guessed,
             ticks_expected: ledger.ticks_expected,
             ticks: ledger.ticks,
             ticks_idle: ledger.ticks_idle,
             ticks_filtered: ledger.ticks_filtered,
         },
+        unwinding: unwinding.map(|unwinding| document::Unwinding {
+            tables: unwinding.tables,
+            rows: unwinding.rows,
+            table_kb: unwinding.table_kb,
+            builds: unwinding.builds,
+            build_seconds: seconds(unwinding.build_time),
+            failed_builds: unwinding.failed_builds,
+            evictions: unwinding.evictions,
+            refused: unwinding.refused,
+        }),
         notes: notes.clone(),
         profile: self::profile(profile),
     }
