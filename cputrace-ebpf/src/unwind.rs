@@ -45,7 +45,7 @@ const GO_ON: u32 = u32::MAX;
 /// The unwinder's part of a record.
 #[repr(C)]
 pub(crate) struct Unwind {
-    state: State,
+    pub(crate) state: State,
     memory: Memory,
     registers: pt_regs,
 }

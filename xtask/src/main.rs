@@ -5,6 +5,7 @@
 mod bench;
 mod build_ebpf;
 mod demo;
+mod kernels;
 mod lint;
 mod system;
 mod test;
@@ -26,6 +27,8 @@ enum Command {
     Lint,
     /// Build the eBPF object that is committed and embedded
     BuildEbpf(build_ebpf::Args),
+    /// Boot Debian's kernels in QEMU, and record there
+    Kernels(kernels::Args),
     /// Measure what cputrace costs, beside perf and bpftrace
     Bench(bench::Args),
 }
@@ -43,6 +46,7 @@ fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Test(args) => return test::run(args),
         Command::Lint => lint::run()?,
         Command::BuildEbpf(args) => build_ebpf::run(args)?,
+        Command::Kernels(args) => kernels::run(args)?,
         Command::Bench(args) => bench::run(args)?,
     }
     Ok(ExitCode::SUCCESS)
