@@ -9,14 +9,13 @@ use std::os::unix::fs::FileExt;
 
 use crate::model::{BuildId, ElfAddr};
 
-/// Program headers, notes and tables of names beyond these sizes are no real program's.
+/// Program headers and notes beyond these sizes are no real program's.
 const MAX_PROGRAM_HEADERS: usize = 4096;
 const MAX_NOTE_BYTES: u64 = 1 << 20;
 
 const PT_LOAD: u32 = 1;
 const PT_NOTE: u32 = 4;
 const NT_GNU_BUILD_ID: u32 = 3;
-const SHT_NOBITS: u32 = 8;
 
 /// Why a file has no facts.
 #[derive(Debug, thiserror::Error)]
@@ -37,62 +36,6 @@ struct Segment {
     file_offset: u64,
     file_size: u64,
     address: u64,
-}
-
-/// A section of an ELF file.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Section {
-    /// Its address as linked.
-    pub address: u64,
-    file_offset: u64,
-    /// Its length in bytes; 0 for one without contents.
-    pub size: u64,
-}
-
-impl Section {
-    /// Its first bytes, at most `limit`.
-    pub fn read(&self, file: &File, limit: u64) -> io::Result<Vec<u8>> {
-        // A length that the file does not have is not worth an allocation.
-        let there = file.metadata()?.len().saturating_sub(self.file_offset);
-        let mut bytes = vec![0; self.size.min(limit).min(there) as usize];
-        file.read_exact_at(&mut bytes, self.file_offset)?;
-        Ok(bytes)
-    }
-}
-
-/// The sections with the given names, in their order.
-pub fn sections<const N: usize>(file: &File, names: [&str; N]) -> Result<[Option<Section>; N], ElfError> {
-    let mut header = [0; 64];
-    file.read_exact_at(&mut header, 0)?;
-    let (at, size, count) = (u64_at(&header, 40), u16_at(&header, 58), usize::from(u16_at(&header, 60)));
-    let names_index = usize::from(u16_at(&header, 62));
-    let mut found = [None; N];
-    if header[..6] != *b"\x7fELF\x02\x01" {
-        return Err(ElfError::NotElf);
-    }
-    // A file may have none.
-    if at == 0 || count == 0 {
-        return Ok(found);
-    }
-    if size != 64 || names_index >= count {
-        return Err(ElfError::Damaged);
-    }
-    let mut headers = vec![0; count * 64];
-    file.read_exact_at(&mut headers, at)?;
-    let section = |header: &[u8]| {
-        let has_contents = u32_at(header, 4) != SHT_NOBITS;
-        let size = if has_contents { u64_at(header, 32) } else { 0 };
-        Section { address: u64_at(header, 16), file_offset: u64_at(header, 24), size }
-    };
-    let strings = section(&headers[names_index * 64..]).read(file, MAX_NOTE_BYTES)?;
-    for header in headers.chunks_exact(64) {
-        let name = strings.get(u32_at(header, 0) as usize..).unwrap_or_default();
-        let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
-        if let Some(index) = names.iter().position(|wanted| wanted.as_bytes() == name) {
-            found[index] = Some(section(header));
-        }
-    }
-    Ok(found)
 }
 
 /// What is known of an ELF file.
@@ -134,11 +77,6 @@ impl ElfFacts {
             }
         }
         Ok(facts)
-    }
-
-    /// The lowest address of all segments.
-    pub fn lowest(&self) -> u64 {
-        self.segments.iter().map(|segment| segment.address).min().unwrap_or(0)
     }
 
     /// The address, as linked, of a place in the file; `None` outside of all segments.
