@@ -106,11 +106,18 @@ fn workload() -> Option<PathBuf> {
     skip_unless(program.exists(), "the sample workload is not built: run cargo xtask test").then_some(program)
 }
 
-/// The sample workload: each function within 2 points of its true share, and the sampled CPU time that of the kernel.
+/// The sample workload: each function within 2 points of its true share, and the sampled CPU time that of the kernel
+/// within 2 %. A host that takes a virtual machine's CPUs away distorts either account: then once more.
 #[test]
 #[ignore = "needs root"]
 fn shares_are_true() {
     let (true, Some(workload)) = (root(), workload()) else { return };
+    if let Err(first) = check_shares(&workload) {
+        check_shares(&workload).map_err(|second| format!("{first}; and again: {second}")).unwrap();
+    }
+}
+
+fn check_shares(workload: &Path) -> Result<(), String> {
     let lab = Lab::new();
     let mut app = Running::start(&mut Command::new(workload));
     // Enough samples for the tolerance: 3 standard deviations are 1.5 points.
@@ -122,15 +129,20 @@ fn shares_are_true() {
     let truth: BTreeMap<String, f64> = serde_json::from_str(&truth).unwrap();
     let all_truth: f64 = truth.values().sum();
     let all_samples: f64 = truth.keys().map(|name| lab.samples_in(name)).sum();
-    for (name, seconds) in &truth {
-        let (is, seen) = (100.0 * seconds / all_truth, 100.0 * lab.samples_in(name) / all_samples);
-        assert!((is - seen).abs() < 2.0, "{name}: {is:.1} % in truth, {seen:.1} % seen");
-    }
     let trace = lab.trace();
     check_ledger(&trace);
+    for (name, seconds) in &truth {
+        let (is, seen) = (100.0 * seconds / all_truth, 100.0 * lab.samples_in(name) / all_samples);
+        if (is - seen).abs() >= 2.0 {
+            return Err(format!("{name}: {is:.1} % in truth, {seen:.1} % seen"));
+        }
+    }
     let cpu_seconds = trace["processes"][0]["cpu_time_seconds"].as_f64().unwrap();
     let expected = trace["ledger"]["samples_expected"].as_f64().unwrap() / 199.0;
-    assert!((expected / cpu_seconds - 1.0).abs() < 0.02, "{expected} s sampled, {cpu_seconds} s by utime + stime");
+    if (expected / cpu_seconds - 1.0).abs() >= 0.02 {
+        return Err(format!("{expected:.2} s sampled, {cpu_seconds:.2} s by utime + stime"));
+    }
+    Ok(())
 }
 
 /// A command is recorded from its first instruction, and its exit status is passed on.
