@@ -17,7 +17,7 @@ use crate::model::{
 use crate::process::command::{CommandError, HeldCommand};
 use crate::process::target::{self, Selection, TargetError};
 use crate::process::timeline::Timelines;
-use crate::process::{Change, Mappings, ObjectId, host, jit};
+use crate::process::{Change, Mappings, ObjectId, debug_file, host, jit};
 use crate::source::on_cpu;
 use crate::symbolize::{Code, symbolize};
 use crate::tier::{self, Sampler, Scope, TierError};
@@ -407,7 +407,10 @@ fn code(mappings: &Mappings, id: ObjectId) -> Code {
     let object = mappings.object(id);
     match (object.kind, &object.file) {
         (MappingKind::Kernel, _) => Code::Kernel,
-        (MappingKind::File | MappingKind::Vdso, Some((file, _))) => Code::Elf { file: file.clone() },
+        (MappingKind::File | MappingKind::Vdso, Some((file, facts))) => {
+            let debug = debug_file::find(file, &object.path, object.pid, facts.build_id.as_ref());
+            Code::Elf { file: file.clone(), debug }
+        }
         (MappingKind::File | MappingKind::Vdso, None) => Code::Missing(UnknownReason::FileGone),
         (MappingKind::Anonymous, _) => {
             jit::perf_map(object.pid).map_or(Code::Missing(UnknownReason::NoJitInfo), |file| Code::PerfMap { file })

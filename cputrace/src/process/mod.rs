@@ -6,13 +6,17 @@
 //! - [`change`]: what can happen to a process.
 //! - [`mappings`]: which file an address lies in, and where in that file.
 //! - [`elf`]: what an address needs to know of an ELF file.
+//! - [`debug_file`]: where a file's debug information is.
+//! - [`file`]: opens what lies at a path that a process chose.
 //! - [`vdso`]: the kernel's code in each process, as a file.
 //! - [`jit`]: where a JIT compiler keeps the names of its code.
 //! - [`host`]: facts about the machine.
 
 pub mod change;
 pub mod command;
+pub mod debug_file;
 pub mod elf;
+mod file;
 pub mod host;
 pub mod jit;
 pub mod mappings;

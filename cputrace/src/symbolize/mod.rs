@@ -1,27 +1,30 @@
-//! Names, inlined functions and source lines of locations, through blazesym: the only module that knows it.
+//! Names, inlined functions and source lines of locations.
 //!
-//! Each location is asked for once, at a window's end. Files are sorted through in batches and forgotten one by one,
-//! which keeps memory low. A name that is not to be had is data with a reason, not an error.
+//! Each location is asked for once, at a window's end, sorted by address. Files are gone through one by one and
+//! forgotten, which keeps memory low. A name that is not to be had is data with a reason, not an error. This module
+//! opens no file of a process: it is handed open ones.
+//! - [`elf`]: programs and libraries, through blazesym.
+//! - [`kallsyms`]: the kernel.
 //! - [`perf_map`]: names that a JIT compiler keeps.
 //! - [`demangle`]: names as a user reads them.
+//! - [`guard`]: what hostile files cannot do.
 
 mod demangle;
+mod elf;
+mod guard;
+mod kallsyms;
 mod perf_map;
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::fd::AsRawFd;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::io::BufReader;
 use std::sync::Arc;
-
-use blazesym::MaybeDefault;
-use blazesym::symbolize::source::{Elf, Kernel, Source};
-use blazesym::symbolize::{CodeInfo, Input, Reason, Sym, Symbolized, Symbolizer};
 
 use crate::model::{Function, Line, LocationId, MappingId, Profile, UnknownReason};
 
-/// Addresses looked up at once: larger batches need more memory and are no faster.
-const BATCH: usize = 100;
+/// What is read of a list of symbols at once.
+const READ_BYTES: usize = 64 << 10;
 
 /// Where the code of a mapping can be read.
 #[derive(Debug)]
@@ -30,6 +33,9 @@ pub enum Code {
     Elf {
         /// The file.
         file: Arc<File>,
+        /// The file that its debug information is in, if that is another one. The caller knows that the two belong
+        /// together.
+        debug: Option<File>,
     },
     /// Made by a JIT compiler that keeps this map of it.
     PerfMap {
@@ -42,6 +48,17 @@ pub enum Code {
     Missing(UnknownReason),
 }
 
+/// A function at an address, its own or one that is inlined there, and the line in it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+struct SourceLine {
+    /// The function's name as in the symbol table.
+    symbol: String,
+    /// Source file; empty where it is unknown.
+    file: String,
+    /// Line in it; 0 where it is unknown.
+    line: u32,
+}
+
 /// Looks up every location that was not looked up before. `code` says where a mapping's code is; when `stopped`
 /// turns true the rest stays without names.
 pub fn symbolize(profile: &mut Profile, code: &dyn Fn(MappingId) -> Code, stopped: &dyn Fn() -> bool) {
@@ -52,124 +69,110 @@ pub fn symbolize(profile: &mut Profile, code: &dyn Fn(MappingId) -> Code, stoppe
             wanted.entry(location.mapping).or_default().push((location.address.0, id));
         }
     }
+    // Once said counts for all that is left.
+    let is_stopped = Cell::new(false);
+    let stopped = &|| {
+        is_stopped.set(is_stopped.get() || stopped());
+        is_stopped.get()
+    };
     for (mapping, mut locations) in wanted {
-        locations.sort_unstable();
         if stopped() {
             return;
         }
-        let found = match code(mapping) {
-            Code::Elf { file } => symbolize_elf(profile, &file, &locations, stopped),
+        locations.sort_unstable();
+        match code(mapping) {
+            Code::Elf { file, debug } => symbolize_elf(profile, &file, debug.as_ref(), locations, stopped),
             Code::PerfMap { file } => symbolize_jit(profile, &file, &locations),
-            Code::Kernel => symbolize_kernel(profile, &locations, stopped),
-            Code::Missing(reason) => Err(reason),
-        };
-        if let Err(reason) = found {
-            for (_, id) in locations {
-                profile.set_lines(id, Err(reason));
-            }
+            Code::Kernel => symbolize_kernel(profile, &locations),
+            Code::Missing(reason) => set_all(profile, &locations, reason),
         }
     }
 }
 
+/// The file with debug information first; what it does not name may be among the dynamic symbols of the other.
 fn symbolize_elf(
     profile: &mut Profile,
     file: &File,
-    locations: &[(u64, LocationId)],
+    debug: Option<&File>,
+    locations: Vec<(u64, LocationId)>,
     stopped: &dyn Fn() -> bool,
-) -> Result<(), UnknownReason> {
-    let elf = Elf::new(format!("/proc/self/fd/{}", file.as_raw_fd()));
-    symbolize_source(profile, &Source::Elf(elf), |addresses| Input::VirtOffset(addresses), locations, stopped)
-}
-
-fn symbolize_jit(profile: &mut Profile, file: &File, locations: &[(u64, LocationId)]) -> Result<(), UnknownReason> {
-    let map = perf_map::PerfMap::read(file).map_err(|_| UnknownReason::NoJitInfo)?;
-    for (address, id) in locations {
-        let lines = map.name(*address).map(|name| vec![line(profile, name, None)]);
-        profile.set_lines(*id, lines.ok_or(UnknownReason::NoJitInfo));
-    }
-    Ok(())
-}
-
-fn symbolize_kernel(
-    profile: &mut Profile,
-    locations: &[(u64, LocationId)],
-    stopped: &dyn Fn() -> bool,
-) -> Result<(), UnknownReason> {
-    if kallsyms_are_hidden() {
-        return Err(UnknownReason::KernelRestricted);
-    }
-    // A vmlinux with debug information takes hundreds of megabytes; kallsyms has the modules too.
-    let kernel = Kernel { vmlinux: MaybeDefault::None, debug_syms: false, ..Kernel::default() };
-    symbolize_source(profile, &Source::Kernel(kernel), |addresses| Input::AbsAddr(addresses), locations, stopped)
-}
-
-/// `kptr_restrict`: all addresses read as 0.
-fn kallsyms_are_hidden() -> bool {
-    use std::io::Read;
-    let mut start = [0; 16];
-    let read = File::open("/proc/kallsyms").and_then(|mut file| file.read_exact(&mut start));
-    read.is_err()
-        || start == [b'0'; 16] && !std::fs::read_to_string("/proc/kallsyms").is_ok_and(|text| has_address(&text))
-}
-
-fn has_address(kallsyms: &str) -> bool {
-    kallsyms.lines().rev().take(100).any(|line| line.bytes().take(16).any(|digit| digit != b'0'))
-}
-
-fn symbolize_source(
-    profile: &mut Profile,
-    source: &Source<'_>,
-    input: for<'a> fn(&'a [u64]) -> Input<&'a [u64]>,
-    locations: &[(u64, LocationId)],
-    stopped: &dyn Fn() -> bool,
-) -> Result<(), UnknownReason> {
-    // One for each file: dropped, it forgets the file.
-    let symbolizer = Symbolizer::builder().enable_demangling(false).enable_auto_reload(false).build();
-    for batch in locations.chunks(BATCH) {
-        if stopped() {
-            return Ok(());
+) {
+    let mut unnamed = locations;
+    // Of two reasons that of the file with a symbol table says more.
+    let mut has_symbols = false;
+    for file in debug.into_iter().chain([file]) {
+        let found = elf::ElfNames::open(file).map(|names| names.look_up(&addresses(&unnamed), stopped));
+        let found = found.unwrap_or_else(|reason| vec![Err(reason); unnamed.len()]);
+        let mut left = Vec::new();
+        for ((address, id), lines) in unnamed.into_iter().zip(found) {
+            match lines {
+                Ok(lines) => set_lines(profile, id, &lines),
+                Err(reason) => {
+                    has_symbols |= reason == UnknownReason::NotInSymbolTable;
+                    let no_symbols = has_symbols && reason == UnknownReason::NoSymbols;
+                    let reason = if no_symbols { UnknownReason::NotInSymbolTable } else { reason };
+                    profile.set_lines(id, Err(reason));
+                    left.push((address, id));
+                }
+            }
         }
-        let addresses: Vec<u64> = batch.iter().map(|(address, _)| *address).collect();
-        // A hostile file must not end the session, whatever it does to the library.
-        let found = catch_unwind(AssertUnwindSafe(|| symbolizer.symbolize(source, input(&addresses))));
-        let found = found.map_err(|_| UnknownReason::Damaged)?.map_err(|_| UnknownReason::Damaged)?;
-        for ((_, id), symbolized) in batch.iter().zip(found) {
-            let lines = match symbolized {
-                Symbolized::Sym(symbol) => Ok(lines(profile, &symbol)),
-                Symbolized::Unknown(reason) => Err(unknown(reason)),
-            };
-            profile.set_lines(*id, lines);
+        unnamed = left;
+    }
+}
+
+fn symbolize_jit(profile: &mut Profile, map: &File, locations: &[(u64, LocationId)]) {
+    let map = BufReader::with_capacity(READ_BYTES, map);
+    let Ok(names) = perf_map::look_up(map, &addresses(locations)) else {
+        return set_all(profile, locations, UnknownReason::NoJitInfo);
+    };
+    for ((_, id), name) in locations.iter().zip(names) {
+        match name {
+            Some(symbol) => set_lines(profile, *id, &[SourceLine { symbol, ..SourceLine::default() }]),
+            None => profile.set_lines(*id, Err(UnknownReason::NoJitInfo)),
         }
     }
-    Ok(())
 }
 
-fn unknown(reason: Reason) -> UnknownReason {
-    match reason {
-        Reason::MissingSyms => UnknownReason::NoSymbols,
-        Reason::Unmapped => UnknownReason::Unmapped,
-        _ => UnknownReason::NotInSymbolTable,
+fn symbolize_kernel(profile: &mut Profile, locations: &[(u64, LocationId)]) {
+    let found = File::open("/proc/kallsyms")
+        .map_err(|_| UnknownReason::KernelRestricted)
+        .and_then(|file| kallsyms::look_up(BufReader::with_capacity(READ_BYTES, file), &addresses(locations)));
+    let found = match found {
+        Ok(found) => found,
+        Err(reason) => return set_all(profile, locations, reason),
+    };
+    for ((_, id), function) in locations.iter().zip(found) {
+        let lines = function.map(|function| vec![line(profile, &function.name(), &function.symbol, "", 0)]);
+        profile.set_lines(*id, lines);
     }
 }
 
-/// A symbol and what is inlined in it, innermost first. The line of each function is that of the call in it; blazesym
-/// reports them outermost first, each with the line within itself.
-fn lines(profile: &mut Profile, symbol: &Sym<'_>) -> Vec<Line> {
-    let outermost = (&*symbol.name, symbol.code_info.as_deref());
-    let inlined = symbol.inlined.iter().map(|inlined| (&*inlined.name, inlined.code_info.as_ref()));
-    let mut lines: Vec<_> =
-        std::iter::once(outermost).chain(inlined).map(|(name, info)| line(profile, name, info)).collect();
-    lines.reverse();
-    lines
+fn addresses(locations: &[(u64, LocationId)]) -> Vec<u64> {
+    locations.iter().map(|(address, _)| *address).collect()
 }
 
-fn line(profile: &mut Profile, name: &str, info: Option<&CodeInfo<'_>>) -> Line {
-    let file = info.map(|info| info.to_path().to_string_lossy().into_owned()).unwrap_or_default();
+fn set_all(profile: &mut Profile, locations: &[(u64, LocationId)], reason: UnknownReason) {
+    for (_, id) in locations {
+        profile.set_lines(*id, Err(reason));
+    }
+}
+
+fn set_lines(profile: &mut Profile, id: LocationId, lines: &[SourceLine]) {
+    let lines = lines.iter().map(|SourceLine { symbol, file, line: number }| {
+        // Names can be as hostile as files.
+        let name = guard::run(|| demangle::demangle(symbol)).unwrap_or_else(|guard::Broken| symbol.into());
+        line(profile, &name, symbol, file, *number)
+    });
+    let lines = lines.collect();
+    profile.set_lines(id, Ok(lines));
+}
+
+fn line(profile: &mut Profile, name: &str, symbol: &str, file: &str, number: u32) -> Line {
     let function = Function {
-        name: profile.string(&demangle::demangle(name)),
-        system_name: profile.string(name),
-        file: profile.string(&file),
+        name: profile.string(name),
+        system_name: profile.string(symbol),
+        file: profile.string(file),
         start_line: 0,
     };
-    Line { function: profile.function(function), line: info.and_then(|info| info.line).unwrap_or(0) }
+    Line { function: profile.function(function), line: number }
 }

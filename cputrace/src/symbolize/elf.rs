@@ -1,0 +1,196 @@
+//! Names of addresses in one ELF file, through blazesym: the only module that knows it.
+//!
+//! Debug information first, where the file has any: it alone knows lines and inlined functions. Where it is damaged,
+//! or too large to be unpacked, the symbol tables are enough for names.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+
+use blazesym::symbolize::source::{Elf, Source};
+use blazesym::symbolize::{Input, Reason, Sym, Symbolized, Symbolizer};
+use object::CompressionFormat;
+use object::elf::SHF_ALLOC;
+use object::read::elf::ElfFile64;
+use object::{Object as _, ObjectSection as _, ReadCache, SectionFlags};
+
+use super::{SourceLine, guard};
+use crate::model::UnknownReason;
+
+/// Addresses looked up at once: larger batches need more memory and are no faster.
+const BATCH: usize = 100;
+
+/// Debug information that is larger than this when unpacked is left alone. It is unpacked into memory as a whole, while
+/// what is not packed is read in place.
+const MAX_UNPACKED_BYTES: u64 = 256 << 20;
+
+/// The longest name that is kept whole.
+const MAX_SYMBOL_BYTES: usize = 64 << 10;
+
+/// Where the small symbol table of distributions without debug packages is ("MiniDebugInfo").
+const MINI_DEBUG_INFO: &str = ".gnu_debugdata";
+
+/// The functions and lines at an address, innermost first.
+pub(super) type Found = Result<Vec<SourceLine>, UnknownReason>;
+
+/// One file, and what its headers say about it.
+pub(super) struct ElfNames<'a> {
+    file: &'a File,
+    /// The addresses of each section that is loaded.
+    sections: Vec<Range<u64>>,
+    has_debug_info: bool,
+}
+
+impl<'a> ElfNames<'a> {
+    /// Reads the headers of a file; the error is why it can have no names.
+    pub(super) fn open(file: &'a File) -> Result<Self, UnknownReason> {
+        // By `pread`: what is said about the file must not depend on its staying as it is.
+        let cache = ReadCache::new(file);
+        let elf = ElfFile64::<object::LittleEndian, _>::parse(&cache).map_err(|_| UnknownReason::Damaged)?;
+        let mut names = Self { file, sections: Vec::new(), has_debug_info: false };
+        let mut unpacked = 0_u64;
+        for section in elf.sections() {
+            let name = section.name_bytes().unwrap_or_default();
+            if let SectionFlags::Elf { sh_flags, .. } = section.flags()
+                && sh_flags.contains(SHF_ALLOC)
+            {
+                names.sections.push(section.address()..section.address().saturating_add(section.size()));
+            } else if name == MINI_DEBUG_INFO.as_bytes() {
+                let range = section.file_range().unwrap_or_default();
+                let size =
+                    unpacked_bytes(Packed { file, at: range.0, end: range.0.saturating_add(range.1) }, Packing::Xz);
+                // Not even the dynamic symbols can be had without it being unpacked.
+                if size.is_none_or(|size| size > MAX_UNPACKED_BYTES) {
+                    return Err(UnknownReason::Damaged);
+                }
+            } else if name.starts_with(b".debug_") {
+                names.has_debug_info |= name == b".debug_info";
+                unpacked = unpacked.saturating_add(debug_section_bytes(file, &section).unwrap_or(u64::MAX));
+            }
+        }
+        names.has_debug_info &= unpacked <= MAX_UNPACKED_BYTES;
+        Ok(names)
+    }
+
+    /// The functions at `addresses`, which are sorted. Gives up when `stopped` says so.
+    pub(super) fn look_up(&self, addresses: &[u64], stopped: &dyn Fn() -> bool) -> Vec<Found> {
+        let found = if self.has_debug_info { self.in_tables(addresses, true, stopped) } else { Err(guard::Broken) };
+        found
+            .or_else(|guard::Broken| self.in_tables(addresses, false, stopped))
+            .unwrap_or_else(|guard::Broken| vec![Err(UnknownReason::Damaged); addresses.len()])
+    }
+
+    fn in_tables(
+        &self,
+        addresses: &[u64],
+        debug_info: bool,
+        stopped: &dyn Fn() -> bool,
+    ) -> Result<Vec<Found>, guard::Broken> {
+        let mut elf = Elf::new(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
+        elf.debug_syms = debug_info;
+        let source = Source::Elf(elf);
+        let mut all = Vec::with_capacity(addresses.len());
+        // One symbolizer for each file: dropped, it forgets the file. The guard is around that too.
+        guard::run(|| {
+            let symbolizer = Symbolizer::builder().enable_demangling(false).enable_auto_reload(false).build();
+            for batch in addresses.chunks(BATCH) {
+                if stopped() {
+                    break;
+                }
+                let found = symbolizer.symbolize(&source, Input::VirtOffset(batch)).map_err(|_| guard::Broken)?;
+                all.extend(batch.iter().zip(found).map(|(&address, symbolized)| match symbolized {
+                    Symbolized::Sym(symbol) => self.functions(address, &symbol),
+                    Symbolized::Unknown(reason) => Err(unknown(reason)),
+                }));
+            }
+            Ok(())
+        })??;
+        all.resize(addresses.len(), Err(UnknownReason::NotSymbolized));
+        Ok(all)
+    }
+
+    /// A symbol and what is inlined in it, innermost first. The line of each function is that of the call in it; blazesym
+    /// reports them outermost first, each with the line within itself.
+    fn functions(&self, address: u64, symbol: &Sym<'_>) -> Found {
+        // Some functions have no name. A symbol without a size ends with its section; a function that debug information
+        // has in several pieces has neither size nor address here.
+        let is_bounded = symbol.size.is_some() || symbol.addr == 0 || self.is_one_section(symbol.addr, address);
+        if symbol.name.is_empty() || !is_bounded {
+            return Err(UnknownReason::NotInSymbolTable);
+        }
+        let outermost = (&*symbol.name, symbol.code_info.as_deref());
+        let inlined = symbol.inlined.iter().map(|inlined| (&*inlined.name, inlined.code_info.as_ref()));
+        let functions = std::iter::once(outermost).chain(inlined).map(|(name, info)| SourceLine {
+            symbol: name[..name.floor_char_boundary(MAX_SYMBOL_BYTES)].to_owned(),
+            file: info.map(|info| info.to_path().to_string_lossy().into_owned()).unwrap_or_default(),
+            line: info.and_then(|info| info.line).unwrap_or(0),
+        });
+        let mut functions: Vec<_> = functions.collect();
+        functions.reverse();
+        Ok(functions)
+    }
+
+    fn is_one_section(&self, symbol: u64, address: u64) -> bool {
+        self.sections.iter().any(|section| section.contains(&symbol) && section.contains(&address))
+    }
+}
+
+fn unknown(reason: Reason) -> UnknownReason {
+    match reason {
+        Reason::MissingSyms => UnknownReason::NoSymbols,
+        Reason::Unmapped => UnknownReason::Unmapped,
+        _ => UnknownReason::NotInSymbolTable,
+    }
+}
+
+/// What a section of debug information takes in memory when it is unpacked; `None` if it cannot be.
+fn debug_section_bytes<'a>(
+    file: &File,
+    section: &object::read::elf::ElfSection64<'a, '_, object::LittleEndian, &'a ReadCache<&'a File>>,
+) -> Option<u64> {
+    let range = section.compressed_file_range().ok()?;
+    let packing = match range.format {
+        CompressionFormat::None => return Some(0),
+        CompressionFormat::Zlib => Packing::Zlib,
+        CompressionFormat::Zstandard => Packing::Zstd,
+        _ => return None,
+    };
+    let end = range.offset.checked_add(range.compressed_size)?;
+    // What it says is reserved before it is unpacked; what it is, is what it takes.
+    Some(range.uncompressed_size.max(unpacked_bytes(Packed { file, at: range.offset, end }, packing)?))
+}
+
+enum Packing {
+    Zlib,
+    Zstd,
+    Xz,
+}
+
+/// How much comes out of a packed part of a file, unpacked once and thrown away: a few kilobytes can become gigabytes.
+/// Counts no further than what is too much.
+fn unpacked_bytes(packed: Packed<'_>, packing: Packing) -> Option<u64> {
+    let count = |unpacked: &mut dyn Read| io::copy(&mut unpacked.take(MAX_UNPACKED_BYTES + 1), &mut io::sink()).ok();
+    match packing {
+        Packing::Zlib => count(&mut flate2::read::ZlibDecoder::new(packed)),
+        Packing::Zstd => count(&mut zstd::stream::read::Decoder::new(packed).ok()?),
+        Packing::Xz => count(&mut xz2::read::XzDecoder::new(packed)),
+    }
+}
+
+/// A part of a file.
+struct Packed<'a> {
+    file: &'a File,
+    at: u64,
+    end: u64,
+}
+
+impl Read for Packed<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = usize::try_from(self.end.saturating_sub(self.at)).unwrap_or(usize::MAX).min(buffer.len());
+        let count = self.file.read_at(&mut buffer[..left], self.at)?;
+        self.at += count as u64;
+        Ok(count)
+    }
+}

@@ -1,0 +1,223 @@
+//! Names of kernel addresses, from `/proc/kallsyms`: the kernel's own functions, its modules' and BPF programs.
+//!
+//! The list is read once, line by line, and only what is asked for is kept: it has some hundred thousand symbols, of
+//! which a profile needs a few hundred. No vmlinux is read: its debug information takes hundreds of megabytes.
+
+use std::io::{self, BufRead};
+
+use crate::model::UnknownReason;
+
+/// The list has no sizes: a symbol ends where the next one begins, but no function is longer than this. What lies
+/// farther behind one is memory that the list does not know, such as a module's that was unloaded since.
+const MAX_FUNCTION_BYTES: u64 = 1 << 20;
+
+/// A function of the kernel.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct KernelFunction {
+    /// Name as in the symbol table.
+    pub(super) symbol: String,
+    /// The module that it belongs to, `bpf` for a BPF program; empty for the kernel itself.
+    pub(super) module: String,
+}
+
+impl KernelFunction {
+    /// The name as the kernel prints it in its own stack traces.
+    pub(super) fn name(&self) -> String {
+        let Self { symbol, module } = self;
+        if module.is_empty() { symbol.clone() } else { format!("{symbol} [{module}]") }
+    }
+}
+
+/// The closest symbol at or before an address, so far.
+#[derive(Clone, Default)]
+struct Closest {
+    address: u64,
+    is_code: bool,
+    symbol: Vec<u8>,
+    module: Vec<u8>,
+}
+
+/// The functions at `addresses`, which are sorted. The error is that the kernel does not tell.
+pub(super) fn look_up(
+    mut kallsyms: impl BufRead,
+    addresses: &[u64],
+) -> Result<Vec<Result<KernelFunction, UnknownReason>>, UnknownReason> {
+    // Of each address the closest symbol behind the address before it.
+    let mut closest = vec![Closest::default(); addresses.len()];
+    let mut hidden = true;
+    let mut line = Vec::new();
+    while read_line(&mut kallsyms, &mut line).map_err(|_| UnknownReason::KernelRestricted)? {
+        let Some(symbol) = Symbol::parse(&line) else { continue };
+        hidden &= symbol.address == 0;
+        let index = addresses.partition_point(|&address| address < symbol.address);
+        if let Some(closest) = closest.get_mut(index) {
+            closest.take(&symbol);
+        }
+    }
+    if hidden {
+        return Err(UnknownReason::KernelRestricted);
+    }
+    let mut before = Closest::default();
+    let found = addresses.iter().zip(closest).map(|(&address, closest)| {
+        if closest.address > before.address {
+            before = closest;
+        }
+        before.function(address).ok_or(UnknownReason::NotInSymbolTable)
+    });
+    Ok(found.collect())
+}
+
+fn read_line(kallsyms: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
+    line.clear();
+    Ok(kallsyms.read_until(b'\n', line)? > 0)
+}
+
+impl Closest {
+    fn take(&mut self, symbol: &Symbol<'_>) {
+        let Symbol { address, is_code, name, module } = *symbol;
+        // Of several at one address the first one of code counts.
+        if address > self.address || (address == self.address && is_code && !self.is_code) {
+            (self.address, self.is_code) = (address, is_code);
+            self.symbol.clear();
+            self.symbol.extend_from_slice(name);
+            self.module.clear();
+            self.module.extend_from_slice(module);
+        }
+    }
+
+    fn function(&self, address: u64) -> Option<KernelFunction> {
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        let is_near = address - self.address < MAX_FUNCTION_BYTES;
+        (self.is_code && is_near).then(|| KernelFunction { symbol: text(&self.symbol), module: text(&self.module) })
+    }
+}
+
+/// A line: `ADDRESS TYPE NAME`, then a tab and `[MODULE]` where there is one.
+struct Symbol<'a> {
+    address: u64,
+    is_code: bool,
+    name: &'a [u8],
+    module: &'a [u8],
+}
+
+impl<'a> Symbol<'a> {
+    fn parse(line: &'a [u8]) -> Option<Self> {
+        let mut words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+        let address = u64::from_str_radix(std::str::from_utf8(words.next()?).ok()?, 16).ok()?;
+        let is_code = matches!(words.next()?, b"t" | b"T" | b"w" | b"W");
+        let name = words.next()?;
+        let module = words.next().and_then(|word| word.strip_prefix(b"[")?.strip_suffix(b"]"));
+        Some(Self { address, is_code, name, module: module.unwrap_or_default() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use std::fs::File;
+    use std::io::BufReader;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LIST: &str = "\
+0000000000000000 A fixed_percpu_data
+ffffffff81000000 R not_code
+ffffffff81000000 T _text
+ffffffff81000000 T _stext
+ffffffff81000100 t helper
+ffffffff82000000 D jiffies
+ffffffffc0201000 t nft_do_chain\t[nf_tables]
+ffffffffc0201800 t bpf_prog_6deef7357e7b4530_tick\t[bpf]
+nonsense
+";
+
+    fn names(list: &str, addresses: &[u64]) -> Result<Vec<Result<String, UnknownReason>>, UnknownReason> {
+        Ok(look_up(list.as_bytes(), addresses)?.into_iter().map(|found| Ok(found?.name())).collect())
+    }
+
+    /// Addresses have the name of the code before them; what lies behind data or far from everything has none.
+    #[test]
+    fn finds_names() {
+        let check = |address: u64, expected: &str| {
+            let found = names(LIST, &[address]).unwrap().remove(0);
+            assert_eq!(found.as_deref().unwrap_or("?"), expected, "{address:#x}");
+        };
+        check(0x1000, "?");
+        check(0xffff_ffff_8100_0000, "_text");
+        check(0xffff_ffff_8100_00ff, "_text");
+        check(0xffff_ffff_8100_0100, "helper");
+        check(0xffff_ffff_8120_0100, "?");
+        check(0xffff_ffff_8200_0004, "?");
+        check(0xffff_ffff_c020_1001, "nft_do_chain [nf_tables]");
+        check(0xffff_ffff_c020_1801, "bpf_prog_6deef7357e7b4530_tick [bpf]");
+        check(0xffff_ffff_c060_0000, "?");
+    }
+
+    /// With `kptr_restrict` all addresses are 0: that is the reason, whatever is asked for.
+    #[test]
+    fn hidden_addresses_are_said() {
+        let hidden = "0000000000000000 T _text\n0000000000000000 t helper\n";
+        assert_eq!(names(hidden, &[0xffff_ffff_8100_0000]), Err(UnknownReason::KernelRestricted));
+        assert_eq!(names("", &[1]), Err(UnknownReason::KernelRestricted));
+    }
+
+    proptest! {
+        /// Many at once, from a list in any order, are found as one by one from a sorted list.
+        #[test]
+        fn order_does_not_matter(
+            mut starts in proptest::collection::vec((1_u64..5000, 0..3_usize), 1..40),
+            mut addresses in proptest::collection::vec(0_u64..6000, 1..40),
+        ) {
+            addresses.sort_unstable();
+            let line = |&(start, kind): &(u64, usize)| format!("{start:016x} {} s{start}_{kind}\n", ["t", "T", "d"][kind]);
+            let list: String = starts.iter().map(line).collect();
+            let found = names(&list, &addresses).unwrap();
+            // A stable sort: of several at one address the first stays the first, but code comes before data.
+            starts.sort_by_key(|&(start, kind)| (start, kind == 2));
+            for (address, found) in addresses.iter().zip(found) {
+                let closest = starts.iter().rev().find(|(start, _)| start <= address).map(|(start, _)| *start);
+                let expected = closest.and_then(|closest| starts.iter().find(|(start, _)| *start == closest));
+                let expected = expected.filter(|(_, kind)| *kind != 2).map(|(start, kind)| format!("s{start}_{kind}"));
+                prop_assert_eq!(found.ok(), expected);
+            }
+        }
+    }
+
+    /// This kernel's own list: each of its functions is found at its address and in its middle.
+    #[test]
+    fn finds_this_kernels_functions() {
+        let text = std::fs::read_to_string("/proc/kallsyms").unwrap();
+        let mut code: Vec<(u64, &str)> = Vec::new();
+        let mut all = Vec::new();
+        for symbol in text.lines().filter_map(|line| Symbol::parse(line.as_bytes())) {
+            all.push(symbol.address);
+            if symbol.is_code {
+                code.push((symbol.address, std::str::from_utf8(symbol.name).unwrap()));
+            }
+        }
+        if all.iter().all(|address| *address == 0) {
+            eprintln!("SKIPPED: the kernel hides its symbols here");
+            return;
+        }
+        all.sort_unstable();
+        code.sort_unstable();
+        let middles: Vec<(u64, u64)> = code
+            .iter()
+            .step_by(50)
+            .filter_map(|&(start, _)| {
+                let next = all[all.partition_point(|address| *address <= start)..].first()?;
+                (*next < start + MAX_FUNCTION_BYTES).then(|| (start, start + (next - start) / 2))
+            })
+            .collect();
+        let addresses: Vec<u64> = middles.iter().map(|(_, middle)| *middle).collect();
+        let found = look_up(BufReader::new(File::open("/proc/kallsyms").unwrap()), &addresses).unwrap();
+        assert!(addresses.len() > 1000);
+        for ((start, middle), found) in middles.into_iter().zip(found) {
+            let found = found.unwrap();
+            assert!(code.binary_search(&(start, &*found.symbol)).is_ok(), "{middle:#x}: {found:?}");
+        }
+    }
+}

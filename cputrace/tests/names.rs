@@ -1,0 +1,484 @@
+//! Names of addresses in real programs, judged by binutils: `addr2line` for source lines and inlined functions, `nm` for
+//! what a symbol table says.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use cputrace::model::*;
+use cputrace::symbolize::{Code, symbolize};
+use support::{require, skip_unless};
+use tempfile::TempDir;
+
+/// A function at an address: its name as in the symbol table, the readable one, the source file's name, the line.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Frame {
+    system_name: String,
+    name: String,
+    file: String,
+    line: u32,
+}
+
+type Named = Result<Vec<Frame>, UnknownReason>;
+
+/// What `symbolize` makes of addresses.
+fn names(code: impl Fn() -> Code, addresses: &[u64]) -> Vec<Named> {
+    let mut profile = Profile::new();
+    let path = profile.string("/some/file");
+    let mapping = profile.mapping(Mapping { kind: MappingKind::File, path, build_id: None });
+    let ids: Vec<_> = addresses.iter().map(|&address| profile.location(mapping, ElfAddr(address))).collect();
+    symbolize(&mut profile, &|_| code(), &|| false);
+    let named = |id: &LocationId| {
+        let location = &profile.locations()[id.index()];
+        location.unknown.map_or_else(
+            || {
+                let lines = location.lines.iter().map(|line| {
+                    let function = &profile.functions()[line.function.index()];
+                    let file = Path::new(profile.text(function.file)).file_name().unwrap_or_default();
+                    Frame {
+                        system_name: profile.text(function.system_name).to_owned(),
+                        name: profile.text(function.name).to_owned(),
+                        file: file.to_str().unwrap().to_owned(),
+                        line: line.line,
+                    }
+                });
+                Ok(lines.collect())
+            },
+            Err,
+        )
+    };
+    ids.iter().map(named).collect()
+}
+
+fn elf(path: &Path) -> Code {
+    Code::Elf { file: Arc::new(File::open(path).unwrap()), debug: None }
+}
+
+/// The name of each address's outermost function, or why it has none.
+fn outermost(named: &[Named]) -> Vec<Result<&str, UnknownReason>> {
+    named
+        .iter()
+        .map(|named| named.as_ref().map(|frames| &*frames.last().unwrap().system_name).map_err(|e| *e))
+        .collect()
+}
+
+struct Lab(TempDir);
+
+impl Lab {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// The sample of a language, compiled.
+    fn compile(&self, compiler: &str, arguments: &[&str], sample: &str) -> PathBuf {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/names").join(sample);
+        let program = self.path(&sample.replace('.', "_"));
+        run(Command::new(compiler).args(arguments).arg("-o").arg(&program).arg(source));
+        program
+    }
+}
+
+fn run(command: &mut Command) -> String {
+    let output = command.stderr(Stdio::inherit()).output().unwrap();
+    assert!(output.status.success(), "{command:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// A symbol as `nm` has it.
+#[derive(Clone, Debug)]
+struct Symbol {
+    address: u64,
+    size: u64,
+    name: String,
+}
+
+/// All symbols of code that are defined in a file.
+fn nm(file: &Path, arguments: &[&str]) -> Vec<Symbol> {
+    let text =
+        run(Command::new("nm").args(["--defined-only", "--without-symbol-versions", "-S"]).args(arguments).arg(file));
+    let hex = |word: &str| u64::from_str_radix(word, 16).unwrap();
+    let symbols = text.lines().filter_map(|line| {
+        let words: Vec<_> = line.split(' ').collect();
+        let (size, kind, name) = match words[..] {
+            [_, size, kind, name] => (hex(size), kind, name),
+            [_, kind, name] => (0, kind, name),
+            _ => return None,
+        };
+        "tTwWi".contains(kind).then(|| Symbol { address: hex(words[0]), size, name: name.to_owned() })
+    });
+    symbols.collect()
+}
+
+/// First address and size of a section.
+fn section(file: &Path, name: &str) -> (u64, u64) {
+    let text = run(Command::new("readelf").args(["-SW"]).arg(file));
+    let line = text.lines().find(|line| line.contains(&format!(" {name} "))).unwrap();
+    let words: Vec<_> = line.split_once(']').unwrap().1.split_whitespace().collect();
+    (u64::from_str_radix(words[2], 16).unwrap(), u64::from_str_radix(words[4], 16).unwrap())
+}
+
+/// What `addr2line` says: functions with their lines, innermost first.
+fn addr2line(file: &Path, addresses: &[u64]) -> Vec<Vec<Frame>> {
+    let mut child = Command::new("addr2line")
+        .args(["-a", "-f", "-i", "-e"])
+        .arg(file)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let input: String = addresses.iter().map(|address| format!("{address:#x}\n")).collect();
+    let writer = std::thread::spawn(move || stdin.write_all(input.as_bytes()).unwrap());
+    let output = child.wait_with_output().unwrap();
+    writer.join().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let mut all = Vec::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        if line.starts_with("0x") {
+            all.push(Vec::new());
+            continue;
+        }
+        let place = lines.next().unwrap().split(" (discriminator").next().unwrap();
+        let (file, number) = place.rsplit_once(':').unwrap();
+        let file = Path::new(file).file_name().unwrap().to_str().unwrap();
+        all.last_mut().unwrap().push(Frame {
+            system_name: line.to_owned(),
+            name: String::new(),
+            file: file.replace("??", ""),
+            line: number.parse().unwrap_or(0),
+        });
+    }
+    all
+}
+
+/// Every byte of the functions whose name contains `part`: functions, inlined ones, files and lines as addr2line's.
+fn check_lines(program: &Path, part: &str) {
+    let symbols = nm(program, &[]).into_iter().filter(|symbol| symbol.name.contains(part));
+    let addresses: Vec<u64> = symbols.flat_map(|symbol| symbol.address..symbol.address + symbol.size).collect();
+    assert!(addresses.len() > 20, "{part} is there");
+    let named = names(|| elf(program), &addresses);
+    for ((address, ours), theirs) in addresses.iter().zip(named).zip(addr2line(program, &addresses)) {
+        let ours: Vec<_> = ours.unwrap().into_iter().map(|frame| Frame { name: String::new(), ..frame }).collect();
+        assert_eq!(ours, theirs, "at {address:#x} of {}", program.display());
+    }
+}
+
+/// Inlined functions and source lines of C, C++ and Rust are those that addr2line finds.
+#[test]
+fn inlines_and_lines_are_addr2lines() {
+    if !(require("cc") && require("c++") && require("rustc") && require("addr2line")) {
+        return;
+    }
+    let lab = Lab::new();
+    let c = lab.compile("cc", &["-O2", "-g"], "sample.c");
+    for function in ["hidden_sum", "file_local", "main"] {
+        check_lines(&c, function);
+    }
+    let cpp = lab.compile("c++", &["-O2", "-g", "-std=c++17"], "sample.cpp");
+    for function in ["Basket", "count", "main"] {
+        check_lines(&cpp, function);
+    }
+    let rust = lab.compile("rustc", &["-O", "-g"], "sample.rs");
+    for function in ["total", "words", "sample4main"] {
+        check_lines(&rust, function);
+    }
+}
+
+/// Addresses all over a section.
+fn spread(file: &Path, section_name: &str, count: u64) -> Vec<u64> {
+    let (start, size) = section(file, section_name);
+    // A step that hits all remainders, so that addresses lie anywhere in functions and between them.
+    (0..count).map(|index| start + index * 2_654_435_761 % size).collect()
+}
+
+/// A stripped program's names are those of its exported functions, and only within them: the rest has none.
+#[test]
+fn stripped_programs_get_no_wrong_names() {
+    if !(require("nm") && require("readelf")) {
+        return;
+    }
+    let candidates =
+        ["/usr/bin/redis-server", "/usr/bin/python3.11", "/usr/lib/postgresql/15/bin/postgres", "/usr/bin/bash"];
+    let programs: Vec<_> = candidates.iter().map(Path::new).filter(|program| program.exists()).collect();
+    if !skip_unless(!programs.is_empty(), "there is no stripped program that is known") {
+        return;
+    }
+    for program in programs {
+        assert!(nm(program, &[]).is_empty(), "{} is stripped", program.display());
+        let mut symbols = nm(program, &["-D"]);
+        symbols.sort_by_key(|symbol| symbol.address);
+        let addresses = spread(program, ".text", 20_000);
+        let named = names(|| elf(program), &addresses);
+        let mut with_name = 0;
+        for (address, found) in addresses.iter().zip(outermost(&named)) {
+            let covers = |symbol: &&Symbol| (symbol.address..symbol.address + symbol.size.max(1)).contains(address);
+            let expected: Vec<&str> = symbols.iter().filter(covers).map(|symbol| &*symbol.name).collect();
+            match found {
+                Ok(name) => assert!(expected.contains(&name), "{address:#x}: {name}, not {expected:?}"),
+                Err(reason) => {
+                    assert_eq!(reason, UnknownReason::NoSymbols);
+                    assert!(expected.is_empty(), "{address:#x} of {}: {expected:?}", program.display());
+                }
+            }
+            with_name += u32::from(found.is_ok());
+        }
+        eprintln!("{}: {with_name} of {} addresses have a name", program.display(), addresses.len());
+        assert!(with_name > 0);
+    }
+}
+
+/// Symbols without a size (crt's `_init`, `_start`) name no code of other sections, such as the PLT.
+#[test]
+fn a_symbol_ends_with_its_section() {
+    if !(require("cc") && require("readelf")) {
+        return;
+    }
+    let lab = Lab::new();
+    let program = lab.compile("cc", &["-O2"], "sample.c");
+    let named = names(|| elf(&program), &spread(&program, ".plt", 16));
+    assert_eq!(outermost(&named), vec![Err(UnknownReason::NotInSymbolTable); 16]);
+    let init = nm(&program, &[]).into_iter().find(|symbol| symbol.name == "_init").unwrap();
+    assert_eq!(outermost(&names(|| elf(&program), &[init.address + 4])), [Ok("_init")]);
+}
+
+fn frame_names(named: &Named) -> Vec<&str> {
+    named.as_ref().map(|frames| frames.iter().map(|frame| &*frame.name).collect()).unwrap_or_default()
+}
+
+/// The address of a function of `program`.
+fn address_of(program: &Path, part: &str) -> u64 {
+    let symbols = nm(program, &[]);
+    symbols.iter().find(|symbol| symbol.name.contains(part)).unwrap_or_else(|| panic!("{part} is there")).address
+}
+
+/// Readable names: C as it is, C++ with its parameters, Rust without its hash; the raw ones beside them.
+#[test]
+fn names_are_readable() {
+    if !(require("c++") && require("rustc") && require("nm")) {
+        return;
+    }
+    let lab = Lab::new();
+    let check = |program: &Path, part: &str, name: &str| {
+        let address = address_of(program, part);
+        let frame = names(|| elf(program), &[address]).remove(0).unwrap().pop().unwrap();
+        assert_eq!(frame.name, name);
+        assert!(frame.system_name.starts_with("_Z") && frame.system_name.contains(part), "{frame:?}");
+    };
+    let cpp = lab.compile("c++", &["-O1", "-std=c++17"], "sample.cpp");
+    let string = "std::__cxx11::basic_string<char, std::char_traits<char>, std::allocator<char> >";
+    check(&cpp, "Basket", &format!("shop::Basket<{string} >::add({string} const&, int)"));
+    let rust = lab.compile("rustc", &["-O"], "sample.rs");
+    check(&rust, "words", "sample::words");
+    let rust = lab.compile("rustc", &["-O", "-Csymbol-mangling-version=v0"], "sample.rs");
+    let address = address_of(&rust, "words");
+    assert_eq!(frame_names(&names(|| elf(&rust), &[address])[0]), ["sample::words"]);
+}
+
+/// Debug information in a file of its own gives what the whole program gave; that of another program is damage that
+/// costs nothing but itself.
+#[test]
+fn separate_debug_files() {
+    if !(require("cc") && require("objcopy") && require("nm")) {
+        return;
+    }
+    let lab = Lab::new();
+    let program = lab.compile("cc", &["-O2", "-g", "-Wl,--export-dynamic"], "sample.c");
+    let symbol = nm(&program, &[]).into_iter().find(|symbol| symbol.name == "hidden_sum").unwrap();
+    let addresses: Vec<u64> = (symbol.address..symbol.address + symbol.size).collect();
+    let expected = names(|| elf(&program), &addresses);
+    assert!(expected.iter().any(|named| frame_names(named) == ["square", "cube", "hidden_sum"]), "{expected:?}");
+    let (debug, stripped) = (lab.path("debug"), lab.path("stripped"));
+    run(Command::new("objcopy").arg("--only-keep-debug").args([&program, &debug]));
+    run(Command::new("objcopy").arg("--strip-all").args([&program, &stripped]));
+    let with = |debug: &Path| {
+        let (stripped, debug) = (File::open(&stripped).unwrap(), File::open(debug).unwrap());
+        Code::Elf { file: Arc::new(stripped), debug: Some(debug) }
+    };
+    assert_eq!(names(|| with(&debug), &addresses), expected);
+    for packing in ["zlib", "zstd"] {
+        let packed = lab.path(packing);
+        run(Command::new("objcopy").arg(format!("--compress-debug-sections={packing}")).args([&debug, &packed]));
+        if fs::metadata(&packed).unwrap().len() < fs::metadata(&debug).unwrap().len() {
+            assert_eq!(names(|| with(&packed), &addresses), expected, "{packing}");
+        }
+    }
+    // An exported function keeps its name without the debug file, and with one that is none.
+    let garbage = lab.path("garbage");
+    fs::write(&garbage, "no ELF file").unwrap();
+    for code in [&|| elf(&stripped), &|| with(&garbage)] as [&dyn Fn() -> Code; 2] {
+        let named = names(code, &addresses);
+        assert!(named.iter().all(|named| frame_names(named) == ["hidden_sum"]), "{named:?}");
+    }
+}
+
+/// A link to debug information that is somebody else's must not cost the names that the file itself has.
+#[test]
+fn a_wrong_debug_link_costs_nothing() {
+    if !(require("cc") && require("objcopy") && require("nm")) {
+        return;
+    }
+    let lab = Lab::new();
+    let program = lab.compile("cc", &["-O2", "-g"], "sample.c");
+    let debug = lab.path("sample_c.debug");
+    run(Command::new("objcopy").arg("--only-keep-debug").args([&program, &debug]));
+    let address = address_of(&program, "hidden_sum");
+    for strip in ["--strip-debug", "--keep-file-symbols"] {
+        let linked = lab.path("linked");
+        run(Command::new("objcopy").args([strip, "--add-gnu-debuglink"]).arg(&debug).args([&program, &linked]));
+        let mut other = fs::read(&debug).unwrap();
+        *other.last_mut().unwrap() ^= 1;
+        fs::write(&debug, other).unwrap();
+        assert_eq!(outermost(&names(|| elf(&linked), &[address])), [Ok("hidden_sum")], "{strip}");
+    }
+}
+
+/// The small symbol table that Fedora's programs carry ("MiniDebugInfo") names functions that are not exported.
+#[test]
+fn mini_debug_info() {
+    if !(require("cc") && require("objcopy") && require("xz") && require("nm")) {
+        return;
+    }
+    let lab = Lab::new();
+    let program = lab.compile("cc", &["-O2"], "sample.c");
+    let (small, stripped) = (lab.path("small"), lab.path("stripped"));
+    run(Command::new("objcopy")
+        .args(["-S", "--remove-section", ".comment", "--keep-symbol=file_local"])
+        .args([&program, &small]));
+    run(Command::new("xz").arg(&small));
+    run(Command::new("objcopy")
+        .args(["-S", "--add-section"])
+        .arg(format!(".gnu_debugdata={}", lab.path("small.xz").display()))
+        .args([&program, &stripped]));
+    let address = address_of(&program, "file_local");
+    assert_eq!(outermost(&names(|| elf(&stripped), &[address, address + 3])), [Ok("file_local"), Ok("file_local")]);
+    let main = address_of(&program, "main");
+    assert_eq!(outermost(&names(|| elf(&stripped), &[main])), [Err(UnknownReason::NotInSymbolTable)]);
+}
+
+/// Some kilobytes that unpack to gigabytes are damage, before they take memory.
+#[test]
+fn packed_bombs_are_not_unpacked() {
+    if !(require("cc") && require("objcopy") && require("xz")) {
+        return;
+    }
+    let lab = Lab::new();
+    let program = lab.compile("cc", &["-O2"], "sample.c");
+    let (zeros, bomb) = (lab.path("zeros"), lab.path("bomb"));
+    File::create(&zeros).unwrap().set_len(1 << 30).unwrap();
+    run(Command::new("xz").args(["-0", "-T0"]).arg(&zeros));
+    run(Command::new("objcopy")
+        .args(["-S", "--add-section"])
+        .arg(format!(".gnu_debugdata={}", lab.path("zeros.xz").display()))
+        .args([&program, &bomb]));
+    let address = address_of(&program, "hidden_sum");
+    let before = peak_rss_kb();
+    assert_eq!(outermost(&names(|| elf(&bomb), &[address])), [Err(UnknownReason::Damaged)]);
+    assert!(peak_rss_kb() < before + 100_000, "from {before} to {} kB", peak_rss_kb());
+}
+
+fn peak_rss_kb() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// A file that was deleted, or replaced by another one, since it was opened.
+#[test]
+fn deleted_and_replaced_files() {
+    if !(require("cc") && require("c++") && require("nm")) {
+        return;
+    }
+    let lab = Lab::new();
+    let program = lab.compile("cc", &["-O2", "-g"], "sample.c");
+    let address = address_of(&program, "hidden_sum");
+    let file = Arc::new(File::open(&program).unwrap());
+    let found = || names(|| Code::Elf { file: file.clone(), debug: None }, &[address]);
+    let expected = found();
+    assert_eq!(outermost(&expected), [Ok("hidden_sum")]);
+    fs::remove_file(&program).unwrap();
+    assert_eq!(found(), expected, "deleted");
+    fs::rename(lab.compile("c++", &["-O2", "-std=c++17"], "sample.cpp"), &program).unwrap();
+    assert_eq!(found(), expected, "replaced");
+}
+
+/// What is no ELF file, or only the beginning of one, says so.
+#[test]
+fn other_files_are_damaged() {
+    if !require("cc") {
+        return;
+    }
+    let lab = Lab::new();
+    let bytes = fs::read(lab.compile("cc", &["-O2", "-g"], "sample.c")).unwrap();
+    let path = lab.path("file");
+    for contents in
+        [&b""[..], b"text", &[0xff; 10_000], &bytes[..4], &bytes[..64], &bytes[..100], &bytes[..bytes.len() / 2]]
+    {
+        fs::write(&path, contents).unwrap();
+        assert_eq!(
+            outermost(&names(|| elf(&path), &[0x1000])),
+            [Err(UnknownReason::Damaged)],
+            "{} bytes",
+            contents.len()
+        );
+    }
+    assert_eq!(outermost(&names(|| elf(lab.0.path()), &[0x1000])), [Err(UnknownReason::Damaged)], "a folder");
+}
+
+/// The kernel's code in each process, which is in no file on disk.
+#[test]
+fn the_vdso_has_names() {
+    let image = Arc::new(cputrace::process::vdso::image().unwrap());
+    let path = PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&*image)));
+    if !require("nm") {
+        return;
+    }
+    let lab = Lab::new();
+    let copy = lab.path("vdso");
+    fs::copy(path, &copy).unwrap();
+    let symbols: Vec<_> = nm(&copy, &["-D"]).into_iter().filter(|symbol| symbol.size > 0).collect();
+    assert!(symbols.iter().any(|symbol| symbol.name.contains("clock_gettime")), "{symbols:?}");
+    let addresses: Vec<u64> = symbols.iter().map(|symbol| symbol.address + symbol.size - 1).collect();
+    let named = names(|| Code::Elf { file: image.clone(), debug: None }, &addresses);
+    for (symbol, name) in symbols.iter().zip(outermost(&named)) {
+        let same = |other: &&Symbol| other.address == symbol.address && Ok(&*other.name) == name;
+        assert!(symbols.iter().any(|other| same(&other)), "{symbol:?}: {name:?}");
+    }
+}
+
+/// Addresses of the kernel, as root; without the right to see them, that is the reason.
+#[test]
+fn the_kernel_has_names() {
+    let list = fs::read_to_string("/proc/kallsyms").unwrap();
+    let line = list.lines().find(|line| line.ends_with(" T vfs_read")).unwrap();
+    let address = u64::from_str_radix(line.split(' ').next().unwrap(), 16).unwrap();
+    let expected = if address == 0 { Err(UnknownReason::KernelRestricted) } else { Ok("vfs_read") };
+    assert_eq!(outermost(&names(|| Code::Kernel, &[address, address + 1])), [expected; 2]);
+}
+
+/// Whoever stops the lookup gets the rest without names, of all files.
+#[test]
+fn stopping_stops() {
+    let mut profile = Profile::new();
+    for path in ["/a", "/b", "/c"] {
+        let path = profile.string(path);
+        let mapping = profile.mapping(Mapping { kind: MappingKind::File, path, build_id: None });
+        profile.location(mapping, ElfAddr(0x1000));
+    }
+    // As a message that is taken out of its channel.
+    let asked = std::cell::Cell::new(0);
+    let stopped = || asked.replace(asked.get() + 1) == 1;
+    symbolize(&mut profile, &|_| Code::Missing(UnknownReason::FileGone), &stopped);
+    let reasons: Vec<_> = profile.locations().iter().map(|location| location.unknown.unwrap()).collect();
+    assert_eq!(reasons, [UnknownReason::FileGone, UnknownReason::NotSymbolized, UnknownReason::NotSymbolized]);
+}
