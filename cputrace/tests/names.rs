@@ -9,10 +9,14 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use cputrace::model::*;
+use cputrace::process::elf::ElfFacts;
 use cputrace::symbolize::{Code, symbolize};
+use proptest::prelude::*;
 use support::{require, skip_unless};
 use tempfile::TempDir;
 
@@ -481,4 +485,88 @@ fn stopping_stops() {
     symbolize(&mut profile, &|_| Code::Missing(UnknownReason::FileGone), &stopped);
     let reasons: Vec<_> = profile.locations().iter().map(|location| location.unknown.unwrap()).collect();
     assert_eq!(reasons, [UnknownReason::FileGone, UnknownReason::NotSymbolized, UnknownReason::NotSymbolized]);
+}
+
+/// A program in four shapes: with debug information, packed debug information, a small packed symbol table, none.
+fn shapes() -> &'static [Vec<u8>] {
+    static SHAPES: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
+    SHAPES.get_or_init(|| {
+        let lab = Lab::new();
+        let program = lab.compile("c++", &["-O2", "-g", "-std=c++17"], "sample.cpp");
+        let packed = lab.compile("cc", &["-O2", "-g", "-gz"], "sample.c");
+        let (small, mini, stripped) = (lab.path("small"), lab.path("mini"), lab.path("stripped"));
+        run(Command::new("objcopy").args(["-S", "--keep-symbol=main"]).args([&program, &small]));
+        run(Command::new("xz").arg(&small));
+        let section = format!(".gnu_debugdata={}", lab.path("small.xz").display());
+        run(Command::new("objcopy").args(["-S", "--add-section", &section]).args([&program, &mini]));
+        run(Command::new("objcopy").arg("-S").args([&program, &stripped]));
+        [program, packed, mini, stripped].iter().map(|path| fs::read(path).unwrap()).collect()
+    })
+}
+
+/// Where to damage a file: anywhere, in its header, in the table of sections at its end.
+fn damage() -> impl Strategy<Value = (f64, u8)> {
+    (prop_oneof![0.0..1.0, 0.0..0.005, 0.95..1.0], any::<u8>())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// Damaged files end neither the facts' reader nor the symbolizer, and what they name is still a name or a reason.
+    #[test]
+    fn damaged_files_end_nothing(
+        shape in 0..4_usize,
+        damages in proptest::collection::vec(damage(), 1..30),
+        length in prop_oneof![3 => Just(1.0), 1 => 0.0..1.0],
+    ) {
+        if require("cc") && require("c++") && require("objcopy") && require("xz") {
+            let mut bytes = shapes()[shape].clone();
+            let all = bytes.len() as f64;
+            for (at, byte) in damages {
+                bytes[(at * all) as usize] = byte;
+            }
+            bytes.truncate((length * all) as usize);
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(&bytes).unwrap();
+            if let Ok(facts) = ElfFacts::read(&file) {
+                let _ = facts.elf_addr(0x1234);
+            }
+            let (file, debug) = (Arc::new(file.try_clone().unwrap()), file);
+            let addresses: Vec<u64> = (0x1000..0x3000).step_by(16).chain([0, u64::MAX]).collect();
+            for named in names(|| Code::Elf { file: file.clone(), debug: debug.try_clone().ok() }, &addresses) {
+                prop_assert!(named.is_err() || named.is_ok_and(|frames| !frames.is_empty()));
+            }
+        }
+    }
+}
+
+/// A file that is cut short while its names are looked up costs its names, not the program.
+#[test]
+fn files_may_be_cut_short_meanwhile() {
+    if !require("c++") {
+        return;
+    }
+    let lab = Lab::new();
+    let program = lab.compile("c++", &["-O2", "-g", "-std=c++17"], "sample.cpp");
+    let bytes = fs::read(&program).unwrap();
+    let addresses: Vec<u64> = (0x1000..0x4000).step_by(100).collect();
+    let done = AtomicBool::new(false);
+    let cut_short = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let file = File::options().write(true).open(&program).unwrap();
+            while !done.load(Ordering::Relaxed) {
+                file.set_len(10_000).unwrap();
+                std::os::unix::fs::FileExt::write_all_at(&file, &bytes[10_000..], 10_000).unwrap();
+                std::thread::sleep(Duration::from_micros(200));
+            }
+        });
+        let until = Instant::now() + Duration::from_secs(20);
+        let mut cut_short = 0;
+        while cut_short < 200 && Instant::now() < until {
+            cut_short += u32::from(names(|| elf(&program), &addresses)[0] == Err(UnknownReason::Damaged));
+        }
+        done.store(true, Ordering::Relaxed);
+        cut_short
+    });
+    assert!(cut_short > 0, "the file was never cut short at a bad moment");
 }

@@ -6,11 +6,15 @@
 //! checksum that the link asks for. So a container's library never gets the names of the host's.
 //! See "Separate Debug Files" in gdb's manual. Debug information is not fetched over the network.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::elf::{self, ElfFacts};
+use object::read::elf::{ElfFile64, FileHeader};
+use object::{LittleEndian, Object as _, ObjectSection as _, ReadCache, ReadRef};
+
 use super::file::open_regular;
 use crate::model::BuildId;
 
@@ -27,15 +31,23 @@ pub fn find(file: &File, path: &Path, pid: u32, build_id: Option<&BuildId>) -> O
 }
 
 fn find_in(file: &File, path: &Path, roots: &[&Path], build_id: Option<&BuildId>) -> Option<File> {
-    let [debug_info, link] = elf::sections(file, [".debug_info", ".gnu_debuglink"]).ok()?;
-    if debug_info.is_some() {
+    let cache = ReadCache::new(file);
+    let elf = parse(&cache)?;
+    if elf.section_by_name(".debug_info").is_some() {
         return None;
     }
-    let link = link.and_then(|section| Link::parse(&section.read(file, MAX_LINK_BYTES).ok()?));
+    let link = Link::of(&elf);
     let names = candidates(path, build_id, link.as_ref());
-    let mut found =
-        roots.iter().flat_map(|root| names.iter().map(|name| root.join(name))).filter_map(|path| open_regular(&path));
-    found.find(|candidate| belongs(candidate, build_id, link.as_ref()))
+    let paths = roots.iter().flat_map(|root| names.iter().map(|name| root.join(name)));
+    paths.filter_map(|path| open_regular(&path)).find(|candidate| belongs(candidate, build_id, link.as_ref()))
+}
+
+/// By `pread`, not `mmap`: a file may be cut short while it is looked at.
+fn parse<'a, R: ReadRef<'a>>(data: R) -> Option<ElfFile64<'a, LittleEndian, R>> {
+    let header = object::elf::FileHeader64::<LittleEndian>::parse(data).ok()?;
+    // More than 65,279 sections are no program's, and would be read as a whole.
+    let is_real = header.e_shoff(LittleEndian) == 0 || header.e_shnum(LittleEndian) != 0;
+    is_real.then(|| ElfFile64::parse(data).ok())?
 }
 
 /// Paths to try, relative to a root.
@@ -52,6 +64,7 @@ fn candidates(path: &Path, build_id: Option<&BuildId>, link: Option<&Link>) -> V
     }
     let folder = path.parent().and_then(|folder| folder.strip_prefix("/").ok());
     if let (Some(Link { name, .. }), Some(folder)) = (link, folder) {
+        let name = OsStr::from_bytes(name);
         candidates.extend([folder.join(name), folder.join(".debug").join(name), debug.join(folder).join(name)]);
     }
     candidates
@@ -59,7 +72,10 @@ fn candidates(path: &Path, build_id: Option<&BuildId>, link: Option<&Link>) -> V
 
 fn belongs(candidate: &File, build_id: Option<&BuildId>, link: Option<&Link>) -> bool {
     match (build_id, link) {
-        (Some(build_id), _) => ElfFacts::read(candidate).is_ok_and(|facts| facts.build_id.as_ref() == Some(build_id)),
+        (Some(build_id), _) => {
+            let cache = ReadCache::new(candidate);
+            parse(&cache).is_some_and(|elf| elf.build_id() == Ok(Some(&build_id.0)))
+        }
         (None, Some(link)) => checksum(candidate).is_ok_and(|sum| sum == link.checksum),
         (None, None) => false,
     }
@@ -77,21 +93,21 @@ fn checksum(mut file: &File) -> io::Result<u32> {
     }
 }
 
-/// The contents of a section `.gnu_debuglink`: a file name, its end and padding to 4 bytes, the file's checksum.
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// What a file says about the one with its debug information.
 struct Link {
-    name: String,
+    name: Vec<u8>,
     checksum: u32,
 }
 
 impl Link {
-    fn parse(section: &[u8]) -> Option<Self> {
-        let end = section.iter().position(|byte| *byte == 0)?;
-        let name = std::str::from_utf8(&section[..end]).ok()?;
-        let checksum = section.get((end + 1).next_multiple_of(4)..)?.first_chunk()?;
+    fn of<'a, R: ReadRef<'a>>(elf: &ElfFile64<'a, LittleEndian, R>) -> Option<Self> {
+        if elf.section_by_name(".gnu_debuglink")?.size() > MAX_LINK_BYTES {
+            return None;
+        }
+        let (name, checksum) = elf.gnu_debuglink().ok()??;
         // A name, not a path that could lead anywhere.
-        let is_name = !name.is_empty() && !name.contains('/') && name != "..";
-        is_name.then(|| Self { name: name.to_owned(), checksum: u32::from_le_bytes(*checksum) })
+        let is_name = !name.is_empty() && !name.contains(&b'/') && name != b"..";
+        is_name.then(|| Self { name: name.to_owned(), checksum })
     }
 }
 
@@ -103,24 +119,6 @@ mod tests {
     use std::process::Command;
 
     use super::*;
-
-    /// Links as objcopy writes them; what is no name is refused.
-    #[test]
-    fn links_are_parsed() {
-        let link = |name: &str| Some(Link { name: name.to_owned(), checksum: 0x0403_0201 });
-        assert_eq!(Link::parse(b"abc.debug\0\0\0\x01\x02\x03\x04"), link("abc.debug"));
-        assert_eq!(Link::parse(b"abc\0\x01\x02\x03\x04"), link("abc"));
-        for bad in [
-            &b""[..],
-            b"abc",
-            b"abc\0",
-            b"abc\0\x01\x02\x03",
-            b"\0\0\0\0\x01\x02\x03\x04",
-            b"../a\0\0\0\0\x01\x02\x03\x04",
-        ] {
-            assert_eq!(Link::parse(bad), None, "{bad:?}");
-        }
-    }
 
     /// A stripped program in `folder`, its debug information beside it, and the program's build id.
     fn stripped(folder: &Path, build_id: &str) -> (PathBuf, PathBuf, Option<BuildId>) {
@@ -141,7 +139,7 @@ mod tests {
             "--add-gnu-debuglink=program.debug",
             "program",
         ]));
-        let build_id = ElfFacts::read(&File::open(&program).unwrap()).unwrap().build_id;
+        let build_id = super::super::elf::ElfFacts::read(&File::open(&program).unwrap()).unwrap().build_id;
         (program, debug, build_id)
     }
 

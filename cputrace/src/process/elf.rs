@@ -1,4 +1,4 @@
-//! What an address needs to know of an ELF file: its load segments, its build id, a few of its sections.
+//! What an address needs to know of an ELF file: its load segments and its build id.
 //!
 //! Read by `pread` and bounded, not by `mmap`: a file that is cut short while it is looked at is an error here, not a
 //! SIGBUS. 64-bit little-endian files only, as the kernels that cputrace runs on execute them. Format: `elf(5)`.
@@ -76,9 +76,6 @@ impl ElfFacts {
                 _ => {}
             }
         }
-        if facts.build_id.is_none() {
-            facts.build_id = build_id_in_sections(file);
-        }
         Ok(facts)
     }
 
@@ -90,12 +87,6 @@ impl ElfFacts {
         let segment = self.segments.iter().find(within)?;
         Some(ElfAddr(segment.address.wrapping_add(file_offset - segment.file_offset)))
     }
-}
-
-/// For files without segments, such as those that hold nothing but debug information.
-fn build_id_in_sections(file: &File) -> Option<BuildId> {
-    let [section] = sections(file, [".note.gnu.build-id"]).ok()?;
-    build_id(&section?.read(file, MAX_NOTE_BYTES).ok()?)
 }
 
 /// The GNU build id among the notes of a segment.

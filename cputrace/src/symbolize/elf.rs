@@ -11,10 +11,9 @@ use std::os::unix::fs::FileExt;
 
 use blazesym::symbolize::source::{Elf, Source};
 use blazesym::symbolize::{Input, Reason, Sym, Symbolized, Symbolizer};
-use object::CompressionFormat;
 use object::elf::SHF_ALLOC;
-use object::read::elf::ElfFile64;
-use object::{Object as _, ObjectSection as _, ReadCache, SectionFlags};
+use object::read::elf::{ElfFile64, FileHeader};
+use object::{CompressionFormat, LittleEndian, Object as _, ObjectSection as _, ReadCache, ReadRef, SectionFlags};
 
 use super::{SourceLine, guard};
 use crate::model::UnknownReason;
@@ -25,6 +24,9 @@ const BATCH: usize = 100;
 /// Debug information that is larger than this when unpacked is left alone. It is unpacked into memory as a whole, while
 /// what is not packed is read in place.
 const MAX_UNPACKED_BYTES: u64 = 256 << 20;
+
+/// Memory that a reader of debug information may take before another one takes its place.
+const MAX_READER_BYTES: u64 = 24 << 20;
 
 /// The longest name that is kept whole.
 const MAX_SYMBOL_BYTES: usize = 64 << 10;
@@ -48,7 +50,7 @@ impl<'a> ElfNames<'a> {
     pub(super) fn open(file: &'a File) -> Result<Self, UnknownReason> {
         // By `pread`: what is said about the file must not depend on its staying as it is.
         let cache = ReadCache::new(file);
-        let elf = ElfFile64::<object::LittleEndian, _>::parse(&cache).map_err(|_| UnknownReason::Damaged)?;
+        let elf = parse(&cache).ok_or(UnknownReason::Damaged)?;
         let mut names = Self { file, sections: Vec::new(), has_debug_info: false };
         let mut unpacked = 0_u64;
         for section in elf.sections() {
@@ -92,19 +94,26 @@ impl<'a> ElfNames<'a> {
         elf.debug_syms = debug_info;
         let source = Source::Elf(elf);
         let mut all = Vec::with_capacity(addresses.len());
-        // One symbolizer for each file: dropped, it forgets the file. The guard is around that too.
+        // The guard is around the end of each reader too.
         guard::run(|| {
-            let symbolizer = Symbolizer::builder().enable_demangling(false).enable_auto_reload(false).build();
+            let mut reader = Reader::new();
             for batch in addresses.chunks(BATCH) {
                 if stopped() {
                     break;
                 }
-                let found = symbolizer.symbolize(&source, Input::VirtOffset(batch)).map_err(|_| guard::Broken)?;
-                all.extend(batch.iter().zip(found).map(|(&address, symbolized)| match symbolized {
-                    Symbolized::Sym(symbol) => self.functions(address, &symbol),
-                    Symbolized::Unknown(reason) => Err(unknown(reason)),
+                if reader.is_large() {
+                    reader.forget();
+                    reader = Reader::new();
+                }
+                let found = reader.symbolizer.symbolize(&source, Input::VirtOffset(batch));
+                all.extend(batch.iter().zip(found.map_err(|_| guard::Broken)?).map(|(&address, symbolized)| {
+                    match symbolized {
+                        Symbolized::Sym(symbol) => self.functions(address, &symbol),
+                        Symbolized::Unknown(reason) => Err(unknown(reason)),
+                    }
                 }));
             }
+            reader.forget();
             Ok(())
         })??;
         all.resize(addresses.len(), Err(UnknownReason::NotSymbolized));
@@ -137,6 +146,43 @@ impl<'a> ElfNames<'a> {
     }
 }
 
+/// Reads one file.
+struct Reader {
+    symbolizer: Symbolizer,
+    /// Memory when it was new.
+    memory_before: u64,
+}
+
+impl Reader {
+    fn new() -> Self {
+        let symbolizer = Symbolizer::builder().enable_demangling(false).enable_auto_reload(false).build();
+        Self { symbolizer, memory_before: memory_bytes() }
+    }
+
+    /// Whether it remembers more than is good: starting again costs a look at each unit of the debug information.
+    fn is_large(&self) -> bool {
+        memory_bytes().saturating_sub(self.memory_before) > MAX_READER_BYTES
+    }
+
+    fn forget(self) {
+        drop(self.symbolizer);
+        // glibc keeps what is freed, and so it would count for the next file.
+        #[cfg(target_env = "gnu")]
+        // SAFETY: gives free memory back to the kernel.
+        unsafe {
+            libc::malloc_trim(0)
+        };
+    }
+}
+
+/// Memory of this process that is no file's.
+fn memory_bytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let mut pages = text.split(' ').skip(1).map(|pages| pages.parse::<u64>().unwrap_or(0));
+    let (resident, of_files) = (pages.next().unwrap_or(0), pages.next().unwrap_or(0));
+    resident.saturating_sub(of_files) * guard::page_bytes() as u64
+}
+
 fn unknown(reason: Reason) -> UnknownReason {
     match reason {
         Reason::MissingSyms => UnknownReason::NoSymbols,
@@ -145,10 +191,17 @@ fn unknown(reason: Reason) -> UnknownReason {
     }
 }
 
+fn parse<'a, R: ReadRef<'a>>(data: R) -> Option<ElfFile64<'a, LittleEndian, R>> {
+    let header = object::elf::FileHeader64::<LittleEndian>::parse(data).ok()?;
+    // More than 65,279 sections are no program's, and would be read as a whole.
+    let is_real = header.e_shoff(LittleEndian) == 0 || header.e_shnum(LittleEndian) != 0;
+    is_real.then(|| ElfFile64::parse(data).ok())?
+}
+
 /// What a section of debug information takes in memory when it is unpacked; `None` if it cannot be.
 fn debug_section_bytes<'a>(
     file: &File,
-    section: &object::read::elf::ElfSection64<'a, '_, object::LittleEndian, &'a ReadCache<&'a File>>,
+    section: &object::read::elf::ElfSection64<'a, '_, LittleEndian, &'a ReadCache<&'a File>>,
 ) -> Option<u64> {
     let range = section.compressed_file_range().ok()?;
     let packing = match range.format {

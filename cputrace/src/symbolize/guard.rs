@@ -33,6 +33,12 @@ static BEFORE: OnceLock<libc::sigaction> = OnceLock::new();
 /// A page of memory, asked for before it is needed: a signal handler may not ask.
 static PAGE_BYTES: AtomicUsize = AtomicUsize::new(4096);
 
+/// The size of a page of memory.
+pub(super) fn page_bytes() -> usize {
+    install();
+    PAGE_BYTES.load(Ordering::Relaxed)
+}
+
 /// Runs `work` on a file that is mapped into memory.
 pub(super) fn run<T>(work: impl FnOnce() -> T) -> Result<T, Broken> {
     install();
