@@ -2,6 +2,7 @@
 //!
 //! - [`sample`]: the record that a sample leaves the kernel in.
 //! - [`stat`]: the counters of what happened to each tick of the clock.
+//! - [`thread`]: what the scheduler's program keeps of each thread.
 //! - [`config`]: the names and meanings of the program's frozen globals.
 //! - [`unwind`]: the step from one frame to its caller, the same source in the kernel and in host tests.
 //!
@@ -11,4 +12,5 @@
 pub mod config;
 pub mod sample;
 pub mod stat;
+pub mod thread;
 pub mod unwind;

@@ -55,3 +55,55 @@ global!(
     /// Byte offset of `stack` in `struct task_struct`, for kernels without it.
     TASK_STACK, task_stack: u64
 );
+global!(
+    /// Not 0: threads are accounted.
+    ACCOUNTING, accounting: u32
+);
+global!(
+    /// Places of the map `THREADS`, minus 1: a mask.
+    THREADS_MASK, threads_mask: u32
+);
+global!(
+    /// Byte offset of `pid` in `struct task_struct`.
+    TASK_PID, task_pid: u64
+);
+global!(
+    /// Byte offset of `__state` (`state` before Linux 5.14).
+    TASK_STATE, task_state: u64
+);
+global!(
+    /// Byte offset of `on_cpu`.
+    TASK_ON_CPU, task_on_cpu: u64
+);
+global!(
+    /// Byte offset of `nvcsw`.
+    TASK_NVCSW, task_nvcsw: u64
+);
+global!(
+    /// Byte offset of `nivcsw`.
+    TASK_NIVCSW, task_nivcsw: u64
+);
+global!(
+    /// Byte offset of `sched_info.run_delay`.
+    TASK_RUN_DELAY, task_run_delay: u64
+);
+global!(
+    /// Byte offset of `sched_info.last_queued`.
+    TASK_LAST_QUEUED, task_last_queued: u64
+);
+global!(
+    /// Byte offset of `se.cfs_rq`.
+    TASK_CFS_RQ, task_cfs_rq: u64
+);
+global!(
+    /// Byte offset of `rq` in `struct cfs_rq`.
+    CFS_RQ_RQ, cfs_rq_rq: u64
+);
+global!(
+    /// Byte offset of `clock` in `struct rq`.
+    RQ_CLOCK, rq_clock: u64
+);
+global!(
+    /// Not 0: `sched_switch` has the previous task's state as its fourth argument (Linux 5.18).
+    HAS_PREV_STATE, has_prev_state: u32
+);

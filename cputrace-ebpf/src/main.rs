@@ -8,7 +8,10 @@ mod maps;
 mod missed;
 mod program;
 mod sample;
+mod sched;
 mod stack;
+mod task;
+mod threads;
 mod unwind;
 
 #[cfg(not(test))]

@@ -1,20 +1,22 @@
 //! Every map.
 
 use aya_ebpf::{
+    bindings::BPF_F_MMAPABLE,
     btf_maps::{Array, ArrayOfMaps},
     macros::{btf_map, map},
-    maps::{HashMap, PerCpuArray, RingBuf},
+    maps::{Array as PlainArray, HashMap, PerCpuArray, RingBuf},
 };
 use cputrace_common::{
     config::{CHUNKS_GROUP, MAX_CHUNKS, MAX_PROCESSES, MAX_TARGETS, RANGES_GROUP},
     stat::Stats,
+    thread::{SchedStats, Thread},
     unwind::{
         range::{Process, Ranges},
         table::Chunk,
     },
 };
 
-use crate::{missed::LastTick, sample::Record};
+use crate::{missed::LastTick, sample::Record, sched::QueueClock};
 
 /// Samples on their way to userspace. Linux 5.8. Its size is set at load.
 #[map]
@@ -60,3 +62,23 @@ pub(crate) static CHUNKS: ArrayOfMaps<
 /// What the kernel side wants to know of userspace.
 #[map]
 pub(crate) static QUESTIONS: RingBuf = RingBuf::with_byte_size(64 * 1024, 0);
+
+/// The threads that are accounted, by thread id modulo its size. Userspace reads it in place. Its size is set at load.
+#[map]
+pub(crate) static THREADS: PlainArray<Thread> = PlainArray::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// Threads whose place in `THREADS` was taken. Preallocated: the scheduler's locks are held where it is used.
+#[map]
+pub(crate) static MORE_THREADS: HashMap<u32, Thread> = HashMap::with_max_entries(1, 0);
+
+/// Accounts of threads that ended.
+#[map]
+pub(crate) static THREAD_ENDS: RingBuf = RingBuf::with_byte_size(4096, 0);
+
+/// What could not be kept, a set a CPU.
+#[map]
+pub(crate) static SCHED_STATS: PerCpuArray<SchedStats> = PerCpuArray::with_max_entries(1, 0);
+
+/// How each CPU's run-queue clock relates to ours.
+#[map]
+pub(crate) static QUEUE_CLOCK: PerCpuArray<QueueClock> = PerCpuArray::with_max_entries(1, 0);

@@ -53,7 +53,13 @@ pub fn ebpf_works(findings: &[Finding]) -> bool {
 
 /// Loads and attaches everything for a moment.
 fn try_ebpf() -> Finding {
-    let scope = Scope { filter: Filter::Processes { follow_children: true }, pids: &[], frequency: 99, unwind_kb: 0 };
+    let scope = Scope {
+        filter: Filter::Processes { follow_children: true },
+        pids: &[],
+        frequency: 99,
+        unwind_kb: 0,
+        accounting: true,
+    };
     let started = tier::start(Some(Tier::Ebpf), &scope).and_then(|(mut sampler, _)| sampler.ticks());
     let (verdict, found) = match started {
         Ok(ticks) => (Verdict::Good, format!("works, by the clock {}", ticks.clock.map_or("-", Clock::name))),

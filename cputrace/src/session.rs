@@ -11,8 +11,8 @@ use crate::aggregate::Aggregator;
 use crate::collect::{Batch, Event};
 use crate::ebpf::Filter;
 use crate::model::{
-    Ledger, LossReason, MappingId, MappingKind, Overhead, Profile, Recording, Sampling, Target, Tier, Timeline,
-    UnknownReason, Unwinding,
+    Ledger, LossReason, MappingId, MappingKind, Overhead, Profile, Recording, Sampling, SchedulerLedger, Target,
+    ThreadTime, Tier, Timeline, UnknownReason, Unwinding,
 };
 use crate::process::command::{CommandError, HeldCommand};
 use crate::process::target::{self, Selection, TargetError};
@@ -49,6 +49,8 @@ pub struct Options {
     pub follow_children: bool,
     /// Kernel memory that unwind tables may take, in kilobytes.
     pub unwind_kb: u64,
+    /// Whether each thread's time is accounted, at every switch.
+    pub accounting: bool,
 }
 
 /// How far a recording is: what the live terminal shows.
@@ -141,6 +143,7 @@ struct Session<'a> {
     start: SystemTime,
     started: Instant,
     elapsed: Duration,
+    threads: Option<(Vec<ThreadTime>, SchedulerLedger)>,
     own_cpu_before: Duration,
     own_cpu: Duration,
     /// Samples so far of each process, where the targets are not a set of processes.
@@ -158,7 +161,8 @@ impl<'a> Session<'a> {
             Selection::Processes => Filter::Processes { follow_children: options.follow_children },
         };
         let unwind_kb = options.unwind_kb;
-        let scope = Scope { filter, pids: &pids, frequency: options.frequency, unwind_kb };
+        let accounting = options.accounting;
+        let scope = Scope { filter, pids: &pids, frequency: options.frequency, unwind_kb, accounting };
         let (mut sampler, notes) = tier::start(options.tier, &scope)?;
         sampler.prepare(&pids);
         let mut profile = Profile::new();
@@ -178,6 +182,7 @@ impl<'a> Session<'a> {
             start: SystemTime::now(),
             started: Instant::now(),
             elapsed: Duration::ZERO,
+            threads: None,
             own_cpu_before: Duration::ZERO,
             own_cpu: Duration::ZERO,
             busy: HashMap::new(),
@@ -189,7 +194,9 @@ impl<'a> Session<'a> {
         self.sampler.enable()?;
         (self.start, self.started) = (SystemTime::now(), Instant::now());
         self.own_cpu_before = own_cpu();
-        self.aggregator.start_at(monotonic_ns());
+        let now_ns = monotonic_ns();
+        self.sampler.start_threads(now_ns)?;
+        self.aggregator.start_at(now_ns);
         self.observe();
         Ok(())
     }
@@ -244,6 +251,10 @@ impl<'a> Session<'a> {
             self.notes.push(error.to_string());
         }
         self.elapsed = self.started.elapsed();
+        match self.sampler.threads(monotonic_ns()) {
+            Ok(threads) => self.threads = threads,
+            Err(error) => self.notes.push(format!("the threads' time is lost: {error}")),
+        }
         self.drain(u64::MAX);
         self.observe();
         self.own_cpu = own_cpu().saturating_sub(self.own_cpu_before);
@@ -348,6 +359,7 @@ impl<'a> Session<'a> {
         };
         let stopped = || stop.try_recv().is_ok();
         symbolize(&mut profile, &code, &stopped);
+        let (threads, scheduler) = self.threads.map_or((Vec::new(), None), |(times, ledger)| (times, Some(ledger)));
         Recording {
             session_id: session_id(self.start),
             start: self.start,
@@ -357,6 +369,8 @@ impl<'a> Session<'a> {
             sampling,
             profile,
             timelines: self.timelines.finish(),
+            threads,
+            scheduler,
             ledger: self.ledger,
             overhead,
             unwinding,

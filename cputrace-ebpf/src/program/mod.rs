@@ -1,4 +1,5 @@
 //! Entry points, one file an area. Userspace finds them by function name.
 
 mod on_cpu;
+mod sched;
 mod task;

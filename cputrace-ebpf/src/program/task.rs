@@ -6,7 +6,7 @@ use aya_ebpf::{
     programs::RawTracePointContext,
 };
 
-use crate::{config, filter, maps, unwind};
+use crate::{config, filter, maps, sched, task, unwind};
 
 /// `sched_process_fork(parent, child)`: a child of a target is a target, and has its memory.
 #[raw_tracepoint(tracepoint = "sched_process_fork")]
@@ -16,6 +16,9 @@ fn process_fork(ctx: RawTracePointContext) -> i32 {
     if parent != child {
         follow(parent, child);
         unwind::inherit(parent, child);
+    }
+    if let Some(tid) = task::tid_of(ctx.arg(1)) {
+        sched::born(tid, child);
     }
     0
 }

@@ -60,6 +60,9 @@ pub(super) struct Args {
     /// Kernel memory that unwind tables may take, in megabytes
     #[arg(long, value_name = "MB", default_value_t = 64)]
     unwind_memory: u64,
+    /// Do not account where each thread's time went (on the CPU, waiting for one, blocked)
+    #[arg(long)]
+    no_sched: bool,
     /// Do not record the children that the targets start
     #[arg(long)]
     no_children: bool,
@@ -106,6 +109,7 @@ impl Args {
             tier: self.tier.as_deref().and_then(|name| tiers.into_iter().find(|tier| tier.name() == name)),
             follow_children: !self.no_children,
             unwind_kb: self.unwind_memory * 1024,
+            accounting: !self.no_sched,
         }
     }
 

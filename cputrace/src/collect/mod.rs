@@ -2,11 +2,13 @@
 //!
 //! - [`ring`]: samples from the eBPF program's ring buffer.
 //! - [`perf`]: perf's own ring buffers: mappings, forks, execs and exits; samples too where there is no eBPF.
+//! - [`threads`]: the scheduler's account of each thread's time.
 //!
 //! Does not know what an address means: that is `process`'s, and `session` brings the two together.
 
 pub mod perf;
 pub mod ring;
+pub mod threads;
 
 use crate::model::StackEnd;
 use crate::process::Change;

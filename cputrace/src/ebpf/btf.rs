@@ -37,6 +37,10 @@ pub struct KernelTypes {
 
 const STRUCT: u32 = 4;
 const UNION: u32 = 5;
+const FWD: u32 = 7;
+const TYPEDEF: u32 = 8;
+const FUNC: u32 = 12;
+const FUNC_PROTO: u32 = 13;
 const MODIFIERS: std::ops::RangeInclusive<u32> = 8..=11;
 
 impl KernelTypes {
@@ -80,6 +84,56 @@ impl KernelTypes {
         });
         let bits = self.find_member(at.ok_or_else(unknown)? as usize, member, 0)?.ok_or_else(unknown)?;
         Ok(u64::from(bits) / 8)
+    }
+
+    /// Parameters of a tracepoint, as its type `btf_trace_NAME` has them; the first is the kernel's own.
+    pub fn tracepoint_parameters(&self, name: &str) -> Option<usize> {
+        let name = format!("btf_trace_{name}");
+        let at = self.types.iter().find(|&&at| self.is(at as usize, TYPEDEF, &name))?;
+        let mut at = *at as usize;
+        // Behind the typedef a pointer, behind that the function's prototype.
+        for _ in 0..2 {
+            at = self.type_at(word(&self.bytes, at + 8).ok()?).ok()?;
+        }
+        let (kind, count) = kind(&self.bytes, at).ok()?;
+        (kind == FUNC_PROTO).then_some(count)
+    }
+
+    /// The types of some hooks only, with the ids that they have here, in BTF of their own: all that a loader wants to
+    /// know, in a tenth of its memory. `hooks` are names of types and functions.
+    pub fn hooks(&self, hooks: &[&str]) -> Vec<u8> {
+        let (mut types, mut strings) = (Vec::with_capacity(12 * self.types.len()), vec![0_u8]);
+        for &at in &self.types {
+            let kind = kind(&self.bytes, at as usize).map_or(0, |(kind, _)| kind);
+            let wanted = if [TYPEDEF, FUNC].contains(&kind) {
+                hooks.iter().find(|hook| self.name_is(at as usize, hook))
+            } else {
+                None
+            };
+            let words = match wanted {
+                Some(_) => [strings.len() as u32, kind << 24, 0],
+                // A type that is declared only, and has no name.
+                None => [0, FWD << 24, 0],
+            };
+            types.extend(words.into_iter().flat_map(u32::to_ne_bytes));
+            if let Some(name) = wanted {
+                strings.extend_from_slice(name.as_bytes());
+                strings.push(0);
+            }
+        }
+        let (types_bytes, strings_bytes) = (types.len() as u32, strings.len() as u32);
+        let header = [24, 0, types_bytes, types_bytes, strings_bytes].map(u32::to_ne_bytes);
+        [&[0x9f, 0xeb, 1, 0][..], header.as_flattened(), &types, &strings].concat()
+    }
+
+    fn is(&self, at: usize, wanted: u32, name: &str) -> bool {
+        kind(&self.bytes, at).is_ok_and(|(kind, _)| kind == wanted) && self.name_is(at, name)
+    }
+
+    /// Where the type with this id is.
+    fn type_at(&self, id: u32) -> Result<usize, BtfError> {
+        let index = (id as usize).checked_sub(1).ok_or(BtfError::Malformed("a type id of 0"))?;
+        self.types.get(index).map(|&at| at as usize).ok_or(BtfError::Malformed("a type id out of range"))
     }
 
     /// Bit offset of a member, from the outermost structure's start.

@@ -3,22 +3,29 @@
 //! Does not know what samples mean: `collect` reads them, `session` joins the parts.
 
 mod btf;
+mod offsets;
+mod sched_maps;
 mod unwind_maps;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
-use aya::programs::{PerfEvent, Program, ProgramError, RawTracePoint};
-use aya::{Ebpf, EbpfLoader};
+use aya::programs::{BtfTracePoint, Iter, PerfEvent, Program, ProgramError, RawTracePoint};
+use aya::{Btf, Ebpf, EbpfLoader, Endianness};
 use cputrace_common::config::filter;
 use cputrace_common::stat::Stats;
 
 pub use btf::{BtfError, KernelTypes};
+use offsets::{SchedOffsets, TaskOffsets};
+pub use sched_maps::SchedMaps;
 pub use unwind_maps::UnwindMaps;
 
 /// The object that `cargo xtask build-ebpf` made, or the one that the build was told to take.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("CPUTRACE_BPF_OBJECT"));
+
+/// The ring buffer of ended threads: a tenth of a second of 30,000 ends a second.
+const ENDS_BYTES: u32 = 1 << 20;
 
 /// Why the eBPF tier is not to be had.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +44,12 @@ pub enum EbpfError {
     /// The object lacks something it is known to have.
     #[error("the eBPF object has no {0}: rebuild it with `cargo xtask build-ebpf`")]
     Missing(&'static str),
+    /// The table of threads cannot be read in place.
+    #[error("the table of threads cannot be mapped: {0}")]
+    ThreadTable(#[source] std::io::Error),
+    /// The kernel does not list its threads.
+    #[error("the kernel's threads cannot be listed: {0}")]
+    ThreadList(String),
     /// A map operation failed.
     #[error("eBPF map {map}: {source}")]
     Map {
@@ -87,6 +100,8 @@ pub struct Config {
     pub period: Option<Duration>,
     /// Size of the ring buffer in bytes: a power of two, whole pages.
     pub ring_bytes: u32,
+    /// Whether each thread's time is accounted.
+    pub accounting: bool,
 }
 
 /// The object in the kernel. Dropping it detaches and unloads everything.
@@ -96,6 +111,7 @@ pub struct Object {
     stats: PerCpuArray<MapData, Stats>,
     ring: RingBuf<MapData>,
     unwind: Option<UnwindMaps>,
+    sched: Option<SchedMaps>,
     /// Run-time statistics of the kernel's eBPF programs are on while this is open.
     run_time_stats: Option<OwnedFd>,
     /// What is off, one sentence each.
@@ -111,11 +127,24 @@ impl Object {
             Filter::Processes { follow_children } => (filter::PROCESSES, 0, 0, follow_children),
             Filter::Cgroup { id, level } => (filter::CGROUP, id, level, false),
         };
-        let offsets = TaskOffsets::of_running_kernel()
+        let types = KernelTypes::of_running_kernel();
+        let offsets = types
+            .as_ref()
+            .map_err(ToString::to_string)
+            .and_then(|types| TaskOffsets::of(types).map_err(|error| error.to_string()))
             .inspect_err(|error| {
                 notes.push(format!("children of the targets are not followed, and missed ticks not counted: {error}"));
             })
             .ok();
+        let sched = match types.as_ref() {
+            Ok(types) if config.accounting => SchedOffsets::of(types)
+                .inspect_err(|error| notes.push(format!("the threads' time is not accounted: {error}")))
+                .ok(),
+            _ => None,
+        };
+        let accounts = sched.is_some();
+        let sched = sched.unwrap_or_default();
+        let places = if accounts { thread_places(config.filter) } else { 1 };
         let offsets_known = offsets.is_some();
         let TaskOffsets { tgid, sum_exec_runtime, nr_migrations, stack } = offsets.unwrap_or_default();
         let period_ns = config.period.map_or(0, |period| period.as_nanos() as u64);
@@ -131,7 +160,23 @@ impl Object {
             .override_global("TASK_STACK", &stack, true)
             .override_global("FOLLOW", &u32::from(follow), true)
             .override_global("HAS_TASK_PT_REGS", &u32::from(offsets_known && has_task_pt_regs()), true)
+            .override_global("ACCOUNTING", &u32::from(accounts), true)
+            .override_global("THREADS_MASK", &(places - 1), true)
+            .override_global("TASK_PID", &sched.pid, true)
+            .override_global("TASK_STATE", &sched.state, true)
+            .override_global("TASK_ON_CPU", &sched.on_cpu, true)
+            .override_global("TASK_NVCSW", &sched.nvcsw, true)
+            .override_global("TASK_NIVCSW", &sched.nivcsw, true)
+            .override_global("TASK_RUN_DELAY", &sched.run_delay, true)
+            .override_global("TASK_LAST_QUEUED", &sched.last_queued, true)
+            .override_global("TASK_CFS_RQ", &sched.cfs_rq, true)
+            .override_global("CFS_RQ_RQ", &sched.cfs_rq_rq, true)
+            .override_global("RQ_CLOCK", &sched.rq_clock, true)
+            .override_global("HAS_PREV_STATE", &u32::from(sched.has_prev_state), true)
             .map_max_entries("SAMPLES", config.ring_bytes)
+            .map_max_entries("THREADS", places)
+            .map_max_entries("MORE_THREADS", places.div_ceil(8))
+            .map_max_entries("THREAD_ENDS", if accounts { ENDS_BYTES } else { 4096 })
             .load(OBJECT)
             .map_err(EbpfError::Load)?;
         let program: &mut PerfEvent = typed(&mut ebpf, "on_cpu")?;
@@ -150,7 +195,17 @@ impl Object {
         let ring = take_map(&mut ebpf, "SAMPLES")?;
         let run_time_stats = aya::sys::enable_stats(aya::sys::Stats::RunTime).ok();
         let unwind = Some(UnwindMaps::take(&mut ebpf)?);
-        Ok(Self { ebpf, targets, stats, ring, unwind, run_time_stats, notes })
+        let sched = match &types {
+            Ok(types) if accounts => match attach_scheduler(&mut ebpf, types) {
+                Ok(()) => Some(SchedMaps::take(&mut ebpf, places)?),
+                Err(error) => {
+                    notes.push(format!("the threads' time is not accounted: {error}"));
+                    None
+                }
+            },
+            _ => None,
+        };
+        Ok(Self { ebpf, targets, stats, ring, unwind, sched, run_time_stats, notes })
     }
 
     /// What is off on this kernel, one sentence each.
@@ -186,6 +241,22 @@ impl Object {
         self.unwind.take()
     }
 
+    /// The scheduler's maps, for whoever asks first; `None` where threads are not accounted.
+    pub fn take_sched_maps(&mut self) -> Option<SchedMaps> {
+        self.sched.take()
+    }
+
+    /// Enters the threads that are there and belong to targets in the table; those in it stay.
+    pub fn seed_threads(&mut self) -> Result<(), EbpfError> {
+        let program: &mut Iter = typed(&mut self.ebpf, "seed_threads")?;
+        let list = |error: &dyn std::fmt::Display| EbpfError::ThreadList(error.to_string());
+        let link = program.attach().and_then(|id| program.take_link(id)).map_err(|error| list(&error))?;
+        let mut iterator = link.into_file().map_err(|error| list(&error))?;
+        // It says nothing; it is read so that it runs.
+        std::io::Read::read_to_end(&mut iterator, &mut Vec::new()).map_err(|error| list(&error))?;
+        Ok(())
+    }
+
     /// The counters of each CPU (index: CPU number; CPUs that cannot exist have zeros).
     pub fn stats(&self) -> Result<Vec<Stats>, EbpfError> {
         let values = self.stats.get(&0, 0).map_err(|source| EbpfError::Map { map: "STATS", source })?;
@@ -205,6 +276,35 @@ impl Object {
     }
 }
 
+/// The programs that account the threads' time.
+fn attach_scheduler(ebpf: &mut Ebpf, types: &KernelTypes) -> Result<(), EbpfError> {
+    const HOOKS: [&str; 2] = ["btf_trace_sched_switch", "bpf_iter_task"];
+    let btf = Btf::parse(&types.hooks(&HOOKS), Endianness::default());
+    let refused = |program| move |source| EbpfError::Program { program, source };
+    let btf = btf.map_err(|error| EbpfError::Program { program: "sched_switch", source: error.into() })?;
+    let seeds: &mut Iter = typed(ebpf, "seed_threads")?;
+    seeds.load("task", &btf).map_err(refused("seed_threads"))?;
+    let switches: &mut BtfTracePoint = typed(ebpf, "sched_switch")?;
+    let attached = switches.load("sched_switch", &btf).and_then(|()| switches.attach());
+    attached.map(drop).map_err(refused("sched_switch"))
+}
+
+/// Places of the table of threads: for eight times as many as there are on the whole host, for targets a fixed number
+/// (what finds its place taken goes to a hash map of an eighth of this).
+fn thread_places(filter: Filter) -> u32 {
+    const FEW: u32 = 8_192;
+    let threads = || -> Option<u32> {
+        let load = std::fs::read_to_string("/proc/loadavg").ok()?;
+        load.split(' ').nth(3)?.split_once('/')?.1.parse().ok()
+    };
+    match filter {
+        Filter::Processes { .. } => FEW,
+        Filter::All | Filter::Cgroup { .. } => {
+            (threads().unwrap_or(FEW).saturating_mul(8)).clamp(2 * FEW, 32 * FEW).next_power_of_two()
+        }
+    }
+}
+
 /// Kernel memory of this process's eBPF maps, as the kernel accounts it (`memlock` in their fdinfo).
 pub fn map_kb() -> u64 {
     let Ok(entries) = std::fs::read_dir("/proc/self/fdinfo") else { return 0 };
@@ -215,28 +315,6 @@ pub fn map_kb() -> u64 {
     };
     let infos = entries.flatten().filter_map(|entry| std::fs::read_to_string(entry.path()).ok());
     infos.filter_map(bytes).sum::<u64>() / 1024
-}
-
-/// Where the program finds what it reads of `struct task_struct`.
-#[derive(Clone, Copy, Debug, Default)]
-struct TaskOffsets {
-    tgid: u64,
-    sum_exec_runtime: u64,
-    nr_migrations: u64,
-    stack: u64,
-}
-
-impl TaskOffsets {
-    fn of_running_kernel() -> Result<Self, BtfError> {
-        let types = KernelTypes::of_running_kernel()?;
-        let se = types.member_offset("task_struct", "se")?;
-        Ok(Self {
-            tgid: types.member_offset("task_struct", "tgid")?,
-            sum_exec_runtime: se + types.member_offset("sched_entity", "sum_exec_runtime")?,
-            stack: types.member_offset("task_struct", "stack")?,
-            nr_migrations: se + types.member_offset("sched_entity", "nr_migrations")?,
-        })
-    }
 }
 
 /// `bpf_task_pt_regs` came with Linux 5.15.

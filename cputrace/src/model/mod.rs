@@ -3,12 +3,14 @@
 //! Producers (the eBPF and perf pipelines, importers) fill a [`Recording`]; exporters read it.
 //! - [`profile`]: the tables (strings, mappings, functions, locations, stacks) and the samples.
 //! - [`timeline`]: the `/proc` time series beside it.
+//! - [`thread_time`]: where each thread's time went.
 //! - [`ledger`]: what was expected, kept and lost.
 //! - [`recording`]: all of it, with the facts about host, targets and sampling.
 
 pub mod ledger;
 pub mod profile;
 pub mod recording;
+pub mod thread_time;
 pub mod timeline;
 
 pub use ledger::{Ledger, LossReason, StackEnd};
@@ -17,4 +19,5 @@ pub use profile::{
     Process, ProcessId, Profile, Sample, Source, SourceId, StackId, StringId, Thread, ThreadId, Unit, UnknownReason,
 };
 pub use recording::{Clock, Host, Overhead, Recording, Sampling, Target, Tier, Unwinding};
+pub use thread_time::{OffCpuState, SchedulerLedger, ThreadTime, WaitHistogram};
 pub use timeline::{Point, Timeline};

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::{Ledger, Profile, Timeline};
+use super::{Ledger, Profile, SchedulerLedger, ThreadTime, Timeline};
 
 /// The machine.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -145,6 +145,10 @@ pub struct Recording {
     pub profile: Profile,
     /// `/proc` time series, one a process; the first is the one that the ancestor's fields describe.
     pub timelines: Vec<Timeline>,
+    /// Where each thread's time went, by process and thread; empty where it was not accounted.
+    pub threads: Vec<ThreadTime>,
+    /// What that account lacks; `None` where there is none.
+    pub scheduler: Option<SchedulerLedger>,
     /// What was expected, kept and lost.
     pub ledger: Ledger,
     /// What the recording cost.

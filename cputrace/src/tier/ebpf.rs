@@ -5,9 +5,10 @@ use std::time::Duration;
 use cputrace_common::stat::Stats;
 
 use super::{Sampler, Scope, Ticks, TierError, online_cpus};
+use crate::collect::threads::ThreadTimes;
 use crate::collect::{Batch, perf::PerfRings, ring};
 use crate::ebpf::{Config, EbpfError, Object};
-use crate::model::{LossReason, Tier};
+use crate::model::{LossReason, SchedulerLedger, ThreadTime, Tier};
 use crate::source::on_cpu::OnCpuClock;
 use crate::unwind::{UnwindStats, Unwinder};
 
@@ -24,6 +25,7 @@ pub struct EbpfSampler {
     changes: PerfRings,
     object: Object,
     unwinder: Unwinder,
+    threads: Option<ThreadTimes>,
 }
 
 impl EbpfSampler {
@@ -37,13 +39,22 @@ impl EbpfSampler {
             PerfRings::of_host(&cpus).map_err(|source| TierError::Perf { what: "changes of processes", source })?;
         let clock_error = |source| TierError::Perf { what: "the sampling clock", source };
         let mut clock = OnCpuClock::open(&cpus, scope.frequency).map_err(clock_error)?;
-        let mut object = Object::load(Config { filter: scope.filter, period: clock.period(), ring_bytes })?;
+        let mut object = Object::load(Config {
+            filter: scope.filter,
+            period: clock.period(),
+            ring_bytes,
+            accounting: scope.accounting,
+        })?;
         notes.extend_from_slice(object.notes());
         scope.pids.iter().try_for_each(|&pid| object.add_target(pid))?;
+        let threads = object.take_sched_maps().map(ThreadTimes::new);
+        if threads.is_some() {
+            object.seed_threads()?;
+        }
         clock.run(object.on_cpu()?).map_err(clock_error)?;
         let maps = object.take_unwind_maps().ok_or(EbpfError::Missing("maps for the unwinder"))?;
         let unwinder = Unwinder::start(maps, scope.unwind_kb * 1024).map_err(TierError::Unwinder)?;
-        Ok(Self { clock, changes, object, unwinder })
+        Ok(Self { clock, changes, object, unwinder, threads })
     }
 }
 
@@ -72,16 +83,30 @@ impl Sampler for EbpfSampler {
         // Samples first: then every change that came before one of them is there too.
         ring::drain(self.object.ring(), batch);
         self.changes.drain(batch);
+        if let Some(threads) = &mut self.threads {
+            threads.drain();
+        }
     }
 
     fn add_target(&mut self, pid: u32) -> Result<(), TierError> {
         self.object.add_target(pid)?;
+        if self.threads.is_some() {
+            self.object.seed_threads()?;
+        }
         self.unwinder.prepare(&[pid], Duration::ZERO);
         Ok(())
     }
 
     fn remove_target(&mut self, pid: u32) {
         self.object.remove_target(pid);
+    }
+
+    fn start_threads(&mut self, now_ns: u64) -> Result<(), TierError> {
+        self.threads.as_mut().map_or(Ok(()), |threads| threads.start_at(now_ns)).map_err(TierError::Ebpf)
+    }
+
+    fn threads(&mut self, now_ns: u64) -> Result<Option<(Vec<ThreadTime>, SchedulerLedger)>, TierError> {
+        self.threads.as_mut().map(|threads| threads.finish(now_ns)).transpose().map_err(TierError::Ebpf)
     }
 
     fn ticks(&mut self) -> Result<Ticks, TierError> {

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use crate::collect::Batch;
 use crate::ebpf::{EbpfError, Filter};
-use crate::model::{Clock, LossReason, Tier};
+use crate::model::{Clock, LossReason, SchedulerLedger, ThreadTime, Tier};
 use crate::unwind::UnwindStats;
 
 /// Why a tier cannot be used.
@@ -69,6 +69,8 @@ pub struct Scope<'a> {
     pub frequency: u32,
     /// Kernel memory that unwind tables may take, in kilobytes.
     pub unwind_kb: u64,
+    /// Whether each thread's time is accounted.
+    pub accounting: bool,
 }
 
 /// What became of the clock's ticks.
@@ -108,6 +110,14 @@ pub trait Sampler {
     fn add_target(&mut self, pid: u32) -> Result<(), TierError>;
     /// A target is gone.
     fn remove_target(&mut self, pid: u32);
+    /// The account of the threads' time starts now (CLOCK_MONOTONIC).
+    fn start_threads(&mut self, _now_ns: u64) -> Result<(), TierError> {
+        Ok(())
+    }
+    /// The time of every thread up to now; `None` where it is not accounted.
+    fn threads(&mut self, _now_ns: u64) -> Result<Option<(Vec<ThreadTime>, SchedulerLedger)>, TierError> {
+        Ok(None)
+    }
     /// What became of the ticks so far.
     fn ticks(&mut self) -> Result<Ticks, TierError>;
     /// Time in eBPF programs, and how often they ran; `None` where that is not known.

@@ -28,6 +28,10 @@ pub(super) struct Trace {
     #[serde(default)]
     pub(super) ledger: Ledger,
     #[serde(default)]
+    pub(super) threads: Vec<ThreadTime>,
+    #[serde(default)]
+    pub(super) scheduler: Option<Scheduler>,
+    #[serde(default)]
     pub(super) unwinding: Option<Unwinding>,
     #[serde(default)]
     pub(super) notes: Vec<String>,
@@ -150,6 +154,38 @@ pub(super) struct Ledger {
     pub(super) ticks: u64,
     pub(super) ticks_idle: u64,
     pub(super) ticks_filtered: u64,
+}
+
+/// A histogram's empty end is left out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct ThreadTime {
+    pub(super) pid: u32,
+    pub(super) tid: u32,
+    pub(super) comm: String,
+    pub(super) elapsed_ns: u64,
+    pub(super) on_cpu_ns: u64,
+    pub(super) run_queue_ns: u64,
+    pub(super) run_queue_max_ns: u64,
+    pub(super) off_cpu_ns: BTreeMap<String, u64>,
+    pub(super) residual_ns: i64,
+    pub(super) kernel_on_cpu_ns: u64,
+    pub(super) kernel_run_queue_ns: u64,
+    pub(super) switches_voluntary: u64,
+    pub(super) switches_involuntary: u64,
+    pub(super) migrations: u64,
+    pub(super) run_queue_waits: Vec<u64>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) ended: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Scheduler {
+    pub(super) switches: u64,
+    pub(super) threads_lost: u64,
+    pub(super) ends_lost: u64,
+    pub(super) clock_errors: u64,
+    pub(super) waits: u64,
+    pub(super) waits_lost: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

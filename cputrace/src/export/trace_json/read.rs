@@ -9,8 +9,9 @@ use time::format_description::well_known::Rfc3339;
 use super::write::{kind_name, reason_name};
 use super::{SCHEMA_VERSION, document};
 use crate::model::{
-    self, BuildId, Clock, ElfAddr, Event, Host, Ledger, Line, LossReason, MappingKind, Overhead, Point, Profile,
-    Recording, Sampling, StackEnd, Target, Tier, Timeline, Unit, UnknownReason, Unwinding,
+    self, BuildId, Clock, ElfAddr, Event, Host, Ledger, Line, LossReason, MappingKind, OffCpuState, Overhead, Point,
+    Profile, Recording, Sampling, SchedulerLedger, StackEnd, Target, ThreadTime, Tier, Timeline, Unit, UnknownReason,
+    Unwinding,
 };
 
 /// The largest document that is read, unpacked.
@@ -82,6 +83,8 @@ fn recording(trace: document::Trace) -> Result<Recording, ReadError> {
             own_rss_kb,
             map_kb,
         },
+        threads: trace.threads.into_iter().map(thread_time).collect::<Result<_, _>>()?,
+        scheduler: trace.scheduler.map(scheduler),
         unwinding: trace.unwinding.map(unwinding).transpose()?,
         notes: trace.notes,
     })
@@ -92,6 +95,44 @@ fn unwinding(unwinding: document::Unwinding) -> Result<Unwinding, ReadError> {
         unwinding;
     let build_time = duration(build_seconds)?;
     Ok(Unwinding { tables, rows, table_kb, builds, build_time, failed_builds, evictions, refused })
+}
+
+/// Values above this are no time of any recording, and could not be added up.
+const MAX_NS: u64 = 1 << 56;
+
+fn thread_time(time: document::ThreadTime) -> Result<ThreadTime, ReadError> {
+    let of_state = |state: &OffCpuState| time.off_cpu_ns.get(state.name()).copied().unwrap_or(0);
+    let off_cpu_ns = OffCpuState::ALL.each_ref().map(of_state);
+    let mut run_queue_waits = [0; 32];
+    let rows = run_queue_waits.get_mut(..time.run_queue_waits.len());
+    rows.ok_or(ReadError::Damaged("a histogram of run-queue waits has too many rows"))?
+        .copy_from_slice(&time.run_queue_waits);
+    let times = [time.elapsed_ns, time.on_cpu_ns, time.run_queue_ns, time.run_queue_max_ns];
+    if times.iter().chain(&off_cpu_ns).chain(&run_queue_waits).any(|&ns| ns > MAX_NS) {
+        return Err(ReadError::Damaged("a thread's time is too large"));
+    }
+    Ok(ThreadTime {
+        pid: time.pid,
+        tid: time.tid,
+        name: time.comm,
+        elapsed_ns: time.elapsed_ns,
+        on_cpu_ns: time.on_cpu_ns,
+        run_queue_ns: time.run_queue_ns,
+        run_queue_max_ns: time.run_queue_max_ns,
+        off_cpu_ns,
+        kernel_on_cpu_ns: time.kernel_on_cpu_ns,
+        kernel_run_queue_ns: time.kernel_run_queue_ns,
+        switches_voluntary: time.switches_voluntary,
+        switches_involuntary: time.switches_involuntary,
+        migrations: time.migrations,
+        run_queue_waits,
+        ended: time.ended,
+    })
+}
+
+fn scheduler(ledger: document::Scheduler) -> SchedulerLedger {
+    let document::Scheduler { switches, threads_lost, ends_lost, clock_errors, waits, waits_lost } = ledger;
+    SchedulerLedger { switches, threads_lost, ends_lost, clock_errors, waits, waits_lost }
 }
 
 fn duration(seconds: f64) -> Result<Duration, ReadError> {

@@ -7,7 +7,10 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::{SCHEMA_VERSION, document};
-use crate::model::{self, LossReason, MappingKind, Point, Recording, StackEnd, Timeline, UnknownReason};
+use crate::model::{
+    self, LossReason, MappingKind, OffCpuState, Point, Recording, SchedulerLedger, StackEnd, ThreadTime, Timeline,
+    UnknownReason,
+};
 
 pub(super) fn document(recording: &Recording) -> document::Trace {
     let Recording {
@@ -19,6 +22,8 @@ pub(super) fn document(recording: &Recording) -> document::Trace {
         sampling,
         profile,
         timelines,
+        threads,
+        scheduler,
         ledger,
         overhead,
         unwinding,
@@ -74,6 +79,8 @@ pub(super) fn document(recording: &Recording) -> document::Trace {
             ticks_idle: ledger.ticks_idle,
             ticks_filtered: ledger.ticks_filtered,
         },
+        threads: threads.iter().map(thread_time).collect(),
+        scheduler: scheduler.map(self::scheduler),
         unwinding: unwinding.map(|unwinding| document::Unwinding {
             tables: unwinding.tables,
             rows: unwinding.rows,
@@ -147,6 +154,38 @@ fn series(timeline: &Timeline) -> document::ProcessSeries {
         minor_faults: column(timeline, |row| row.minor_faults),
         major_faults: column(timeline, |row| row.major_faults),
     }
+}
+
+fn thread_time(time: &ThreadTime) -> document::ThreadTime {
+    let waits = &time.run_queue_waits;
+    let rows = waits.iter().rposition(|&count| count > 0).map_or(0, |last| last + 1);
+    document::ThreadTime {
+        pid: time.pid,
+        tid: time.tid,
+        comm: time.name.clone(),
+        elapsed_ns: time.elapsed_ns,
+        on_cpu_ns: time.on_cpu_ns,
+        run_queue_ns: time.run_queue_ns,
+        run_queue_max_ns: time.run_queue_max_ns,
+        off_cpu_ns: OffCpuState::ALL
+            .iter()
+            .zip(time.off_cpu_ns)
+            .map(|(state, ns)| (state.name().to_owned(), ns))
+            .collect(),
+        residual_ns: time.residual_ns(),
+        kernel_on_cpu_ns: time.kernel_on_cpu_ns,
+        kernel_run_queue_ns: time.kernel_run_queue_ns,
+        switches_voluntary: time.switches_voluntary,
+        switches_involuntary: time.switches_involuntary,
+        migrations: time.migrations,
+        run_queue_waits: waits[..rows].to_vec(),
+        ended: time.ended,
+    }
+}
+
+fn scheduler(ledger: SchedulerLedger) -> document::Scheduler {
+    let SchedulerLedger { switches, threads_lost, ends_lost, clock_errors, waits, waits_lost } = ledger;
+    document::Scheduler { switches, threads_lost, ends_lost, clock_errors, waits, waits_lost }
 }
 
 fn target(target: &model::Target) -> document::Target {

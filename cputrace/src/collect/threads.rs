@@ -1,0 +1,182 @@
+//! The threads' time, from the scheduler's table in the kernel: sums so far, less those at the window's start.
+
+use std::collections::HashMap;
+
+use cputrace_common::thread::{SchedStats, Thread, state};
+
+use crate::ebpf::{EbpfError, SchedMaps};
+use crate::model::{SchedulerLedger, ThreadTime};
+
+/// Ended threads that are kept one by one; those that come later are added up.
+const MAX_ENDED: usize = 16_384;
+
+/// The account of one window.
+pub struct ThreadTimes {
+    maps: SchedMaps,
+    start_ns: u64,
+    /// Of each thread at the window's start, by id and birth.
+    before: HashMap<(u32, u64), ThreadTime>,
+    stats_before: SchedStats,
+    ended: Vec<ThreadTime>,
+}
+
+impl ThreadTimes {
+    /// Nothing counts before [`Self::start_at`].
+    pub fn new(maps: SchedMaps) -> Self {
+        let (before, stats_before) = (HashMap::new(), SchedStats::default());
+        Self { maps, start_ns: u64::MAX, before, stats_before, ended: Vec::new() }
+    }
+
+    /// Starts a window (CLOCK_MONOTONIC).
+    pub fn start_at(&mut self, start_ns: u64) -> Result<(), EbpfError> {
+        while self.maps.next_end().is_some() {}
+        self.ended.clear();
+        self.maps.reset_longest_waits();
+        self.stats_before = self.maps.stats()?;
+        self.start_ns = start_ns;
+        let threads = self.maps.threads();
+        self.before = threads.iter().map(|thread| (identity(thread), so_far(thread, start_ns))).collect();
+        Ok(())
+    }
+
+    /// Takes the accounts of threads that ended.
+    pub fn drain(&mut self) {
+        while let Some(thread) = self.maps.next_end() {
+            let end_ns = thread.since_ns;
+            if end_ns <= self.start_ns {
+                continue;
+            }
+            let mut time = self.window(&thread, end_ns);
+            self.before.remove(&identity(&thread));
+            time.ended = true;
+            let length = thread.comm.iter().position(|&byte| byte == 0).unwrap_or(thread.comm.len());
+            time.name = String::from_utf8_lossy(&thread.comm[..length]).into_owned();
+            let kept = self.ended.len();
+            match self.ended.last_mut() {
+                Some(others) if kept > MAX_ENDED => add(others, &time),
+                _ if kept == MAX_ENDED => {
+                    self.ended.push(ThreadTime { pid: 0, tid: 0, name: "(other ended threads)".to_owned(), ..time });
+                }
+                _ => self.ended.push(time),
+            }
+        }
+    }
+
+    /// Every thread that lived in the window, which ends now (CLOCK_MONOTONIC), and what is lacking.
+    pub fn finish(&mut self, now_ns: u64) -> Result<(Vec<ThreadTime>, SchedulerLedger), EbpfError> {
+        // Before the ended ones are taken: a thread that ends meanwhile is in both, and left out here.
+        let alive = self.maps.threads();
+        self.drain();
+        let mut times = std::mem::take(&mut self.ended);
+        let ended: std::collections::HashSet<_> = times.iter().map(|time| time.tid).collect();
+        for thread in alive.iter().filter(|thread| !ended.contains(&thread.tid) && thread.first_ns < now_ns) {
+            let mut time = self.window(thread, now_ns);
+            let comm = format!("/proc/{}/task/{}/comm", thread.tgid, thread.tid);
+            time.name = std::fs::read_to_string(comm).unwrap_or_default().trim_end().to_owned();
+            times.push(time);
+        }
+        times.sort_by_key(|time| (time.pid, time.tid));
+        let stats = self.maps.stats()?;
+        let before = self.stats_before;
+        let lost = |stats: SchedStats| stats.waits_lost + stats.waits_busy + stats.waits_without_stack;
+        let ledger = SchedulerLedger {
+            switches: stats.switches - before.switches,
+            threads_lost: stats.threads_full - before.threads_full,
+            ends_lost: stats.ends_lost - before.ends_lost,
+            clock_errors: stats.clock_errors - before.clock_errors,
+            waits: stats.waits - before.waits,
+            waits_lost: lost(stats) - lost(before),
+        };
+        Ok((times, ledger))
+    }
+
+    /// A thread's time in the window up to `end_ns`.
+    fn window(&self, thread: &Thread, end_ns: u64) -> ThreadTime {
+        let mut time = so_far(thread, end_ns);
+        if let Some(before) = self.before.get(&identity(thread)) {
+            subtract(&mut time, before);
+        }
+        time.elapsed_ns = end_ns.saturating_sub(thread.first_ns.max(self.start_ns));
+        time
+    }
+}
+
+fn identity(thread: &Thread) -> (u32, u64) {
+    (thread.tid, thread.first_ns)
+}
+
+/// Its sums since it was seen first, with what it is doing at `now_ns`.
+fn so_far(thread: &Thread, now_ns: u64) -> ThreadTime {
+    let kernel = (thread.kernel, thread.kernel_before);
+    let mut time = ThreadTime {
+        pid: thread.tgid,
+        tid: thread.tid,
+        name: String::new(),
+        elapsed_ns: now_ns.saturating_sub(thread.first_ns),
+        on_cpu_ns: thread.on_cpu_ns,
+        run_queue_ns: thread.run_queue_ns,
+        run_queue_max_ns: thread.run_queue_max_ns,
+        off_cpu_ns: thread.off_cpu_ns,
+        kernel_on_cpu_ns: kernel.0.runtime_ns.saturating_sub(kernel.1.runtime_ns),
+        kernel_run_queue_ns: kernel.0.run_delay_ns.saturating_sub(kernel.1.run_delay_ns),
+        switches_voluntary: kernel.0.voluntary.saturating_sub(kernel.1.voluntary),
+        switches_involuntary: kernel.0.involuntary.saturating_sub(kernel.1.involuntary),
+        migrations: kernel.0.migrations.saturating_sub(kernel.1.migrations),
+        run_queue_waits: thread.waits.map(u64::from),
+        ended: false,
+    };
+    let open_ns = now_ns.saturating_sub(thread.since_ns);
+    match thread.state {
+        state::RUNNING => time.on_cpu_ns += open_ns,
+        state::RUNNABLE => time.run_queue_ns += open_ns,
+        blocked => time.off_cpu_ns[(blocked & 3) as usize] += open_ns,
+    }
+    time
+}
+
+fn subtract(time: &mut ThreadTime, before: &ThreadTime) {
+    combine(time, before, u64::saturating_sub);
+}
+
+fn add(time: &mut ThreadTime, more: &ThreadTime) {
+    combine(time, more, u64::saturating_add);
+    time.elapsed_ns += more.elapsed_ns;
+    time.run_queue_max_ns = time.run_queue_max_ns.max(more.run_queue_max_ns);
+}
+
+fn combine(time: &mut ThreadTime, other: &ThreadTime, of: fn(u64, u64) -> u64) {
+    let ThreadTime {
+        pid: _,
+        tid: _,
+        name: _,
+        elapsed_ns: _,
+        on_cpu_ns,
+        run_queue_ns,
+        run_queue_max_ns: _,
+        off_cpu_ns,
+        kernel_on_cpu_ns,
+        kernel_run_queue_ns,
+        switches_voluntary,
+        switches_involuntary,
+        migrations,
+        run_queue_waits,
+        ended: _,
+    } = time;
+    for (value, other) in [
+        (on_cpu_ns, other.on_cpu_ns),
+        (run_queue_ns, other.run_queue_ns),
+        (kernel_on_cpu_ns, other.kernel_on_cpu_ns),
+        (kernel_run_queue_ns, other.kernel_run_queue_ns),
+        (switches_voluntary, other.switches_voluntary),
+        (switches_involuntary, other.switches_involuntary),
+        (migrations, other.migrations),
+    ] {
+        *value = of(*value, other);
+    }
+    for (value, other) in off_cpu_ns.iter_mut().zip(other.off_cpu_ns) {
+        *value = of(*value, other);
+    }
+    for (value, other) in run_queue_waits.iter_mut().zip(other.run_queue_waits) {
+        *value = of(*value, other);
+    }
+}
