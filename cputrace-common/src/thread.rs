@@ -96,14 +96,14 @@ pub struct SchedStats {
     pub ends_lost: u64,
     /// Waits whose end in the run queue's clock did not fit into them: it was cut to fit.
     pub clock_errors: u64,
+    /// Switches that were not seen, and found in the kernel's own account.
+    pub recovered: u64,
     /// Waits over the threshold that were sent with their stack.
     pub waits: u64,
     /// Waits over the threshold that found the ring buffer full.
     pub waits_lost: u64,
     /// Waits over the threshold whose stack could not be taken: the CPU's record was in use.
     pub waits_busy: u64,
-    /// Waits over the threshold that ended where no stack could be taken.
-    pub waits_without_stack: u64,
 }
 
 const _: () = assert!(size_of::<SchedStats>() == 64);

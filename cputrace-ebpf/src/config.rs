@@ -92,6 +92,10 @@ global!(
     TASK_LAST_QUEUED, task_last_queued: u64
 );
 global!(
+    /// Byte offset of `sched_info.last_arrival`.
+    TASK_LAST_ARRIVAL, task_last_arrival: u64
+);
+global!(
     /// Byte offset of `se.cfs_rq`.
     TASK_CFS_RQ, task_cfs_rq: u64
 );

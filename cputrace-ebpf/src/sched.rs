@@ -4,7 +4,10 @@
 //! queue, by that queue's clock. How this clock relates to ours is seen at each switch.
 
 use aya_ebpf::helpers::{bpf_get_current_comm, bpf_ktime_get_ns};
-use cputrace_common::thread::{Thread, WAIT_ROWS, state};
+use cputrace_common::{
+    config::filter as mode,
+    thread::{Thread, WAIT_ROWS, state},
+};
 
 use crate::{
     config, filter,
@@ -19,8 +22,8 @@ pub(crate) fn switch(preempted: bool, prev: Task, next: Task, bits: Option<u32>)
     let (prev_tid, next_tid) = (prev.tid(), next.tid());
     let leaving = threads::find(prev_tid);
     let entering = threads::find(next_tid);
-    // Of a thread that came into a control group, or was born before anybody looked.
-    let adopts = config::filter() != cputrace_common::config::filter::PROCESSES && leaving.is_none() && prev_tid != 0;
+    // A thread that came into a control group.
+    let adopts = config::filter() != mode::PROCESSES && leaving.is_none() && prev_tid != 0;
     if leaving.is_none() && entering.is_none() && !adopts {
         return;
     }
@@ -43,6 +46,13 @@ pub(crate) fn switch(preempted: bool, prev: Task, next: Task, bits: Option<u32>)
 fn leave(thread: &mut Thread, prev: Task, bits: u32, preempted: bool, now_ns: u64) {
     let kernel = prev.account();
     let next_state = state_after(bits, preempted);
+    if next_state >= state::BLOCKED {
+        // Fresh: where a thread is woken, the queue's clock stands still from then to the switch to it.
+        queue_clock_offset(prev, now_ns);
+    }
+    if thread.state != state::RUNNING {
+        recover(thread, prev, now_ns);
+    }
     threads::write(thread, |thread| {
         let ran_ns = now_ns.wrapping_sub(thread.since_ns);
         if thread.state == state::RUNNING {
@@ -74,14 +84,34 @@ fn state_after(bits: u32, preempted: bool) -> u32 {
     if preempted { state::RUNNABLE } else { task::state_of(bits) }
 }
 
+/// The switch to the thread was not seen: some kernels run no programs in the context of some tasks, from one of which it
+/// was. The kernel's own account says when it was.
+#[inline(always)]
+fn recover(thread: &mut Thread, prev: Task, now_ns: u64) {
+    let Some(offset_ns) = queue_clock_offset(prev, now_ns) else { return };
+    let arrived_ns = prev.last_arrival().wrapping_add(offset_ns);
+    if arrived_ns > thread.since_ns && arrived_ns <= now_ns {
+        let queued_ns = prev.run_delay().wrapping_sub(thread.kernel.run_delay_ns);
+        run(thread, arrived_ns, Some(queued_ns));
+        threads::count(|stats| stats.recovered += 1);
+    }
+}
+
 /// The thread is on a CPU from now on.
 #[inline(always)]
 fn enter(thread: &mut Thread, next: Task, now_ns: u64) {
+    let queued_ns = if thread.state >= state::BLOCKED { queued_ns(thread, next, now_ns) } else { Some(0) };
+    run(thread, now_ns, queued_ns);
+}
+
+/// The thread is on a CPU from `now_ns` on; where it waited for an event, the last `queued_ns` of that it could have run.
+#[inline(always)]
+fn run(thread: &mut Thread, now_ns: u64, queued_ns: Option<u64>) {
     let gap_ns = now_ns.wrapping_sub(thread.since_ns);
     let queued_ns = match thread.state {
         state::RUNNABLE => Some(gap_ns),
         state::RUNNING => None,
-        _ => queued_ns(thread, next, now_ns),
+        _ => queued_ns,
     };
     threads::write(thread, |thread| {
         match queued_ns {
@@ -111,9 +141,7 @@ fn enter(thread: &mut Thread, next: Task, now_ns: u64) {
 /// How long a thread that was woken has waited for a CPU; `None` where the kernel does not tell.
 #[inline(always)]
 fn queued_ns(thread: &Thread, next: Task, now_ns: u64) -> Option<u64> {
-    let clock = QUEUE_CLOCK.get_ptr_mut(0)?;
-    // SAFETY: this CPU's element.
-    let offset_ns = unsafe { &mut *clock }.offset_ns(next, now_ns)?;
+    let offset_ns = queue_clock_offset(next, now_ns)?;
     let last_queued = next.last_queued();
     if last_queued == 0 {
         return None;
@@ -123,6 +151,13 @@ fn queued_ns(thread: &Thread, next: Task, now_ns: u64) -> Option<u64> {
     let last_wait_ns = if since_ns < now_ns { now_ns - since_ns } else { 0 };
     // Moved from queue to queue meanwhile, it was queued anew: the kernel has added up the earlier waits.
     Some(last_wait_ns + next.run_delay().wrapping_sub(thread.kernel.run_delay_ns))
+}
+
+#[inline(always)]
+fn queue_clock_offset(task: Task, now_ns: u64) -> Option<u64> {
+    let clock = QUEUE_CLOCK.get_ptr_mut(0)?;
+    // SAFETY: this CPU's element.
+    unsafe { &mut *clock }.offset_ns(task, now_ns)
 }
 
 /// How far our clock is ahead of a CPU's run-queue clock: the least that was seen in the last moments, for the queue's
@@ -140,8 +175,8 @@ const EPOCH_NS: u64 = 20_000_000;
 
 impl QueueClock {
     #[inline(always)]
-    fn offset_ns(&mut self, next: Task, now_ns: u64) -> Option<u64> {
-        let queue_ns = next.queue_clock();
+    fn offset_ns(&mut self, task: Task, now_ns: u64) -> Option<u64> {
+        let queue_ns = task.queue_clock();
         if queue_ns == 0 {
             return None;
         }
@@ -199,7 +234,7 @@ pub(crate) fn born(tid: u32, tgid: u32) {
 #[inline(always)]
 pub(crate) fn seed(task: Task) {
     let (tid, tgid) = (task.tid(), task.tgid());
-    let is_wanted = config::filter() == cputrace_common::config::filter::ALL || filter::is_target_process(tgid);
+    let is_wanted = config::filter() == mode::ALL || filter::is_target_process(tgid);
     if tid == 0 || !is_wanted || threads::find(tid).is_some() {
         return;
     }

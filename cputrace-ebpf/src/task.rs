@@ -56,6 +56,12 @@ impl Task {
         self.load(config::task_last_queued())
     }
 
+    /// When it came to its CPU, by the clock of the run queue.
+    #[inline(always)]
+    pub(crate) fn last_arrival(self) -> u64 {
+        self.load(config::task_last_arrival())
+    }
+
     /// The clock of the run queue that it is in; 0 where it is not known.
     #[inline(always)]
     pub(crate) fn queue_clock(self) -> u64 {

@@ -39,9 +39,12 @@ static EMPTY: Thread = Thread {
 pub(crate) const NO_ACCOUNT: KernelAccount =
     KernelAccount { runtime_ns: 0, run_delay_ns: 0, voluntary: 0, involuntary: 0, migrations: 0 };
 
-/// The thread's entry, if it is accounted.
+/// The thread's entry, if it is accounted. The idle tasks, of thread id 0, never are.
 #[inline(always)]
 pub(crate) fn find(tid: u32) -> Option<&'static mut Thread> {
+    if tid == 0 {
+        return None;
+    }
     let place = place(tid)?;
     if place.tid == tid {
         return Some(place);

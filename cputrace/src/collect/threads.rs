@@ -78,12 +78,13 @@ impl ThreadTimes {
         times.sort_by_key(|time| (time.pid, time.tid));
         let stats = self.maps.stats()?;
         let before = self.stats_before;
-        let lost = |stats: SchedStats| stats.waits_lost + stats.waits_busy + stats.waits_without_stack;
+        let lost = |stats: SchedStats| stats.waits_lost + stats.waits_busy;
         let ledger = SchedulerLedger {
             switches: stats.switches - before.switches,
             threads_lost: stats.threads_full - before.threads_full,
             ends_lost: stats.ends_lost - before.ends_lost,
             clock_errors: stats.clock_errors - before.clock_errors,
+            recovered: stats.recovered - before.recovered,
             waits: stats.waits - before.waits,
             waits_lost: lost(stats) - lost(before),
         };

@@ -169,6 +169,7 @@ impl Object {
             .override_global("TASK_NIVCSW", &sched.nivcsw, true)
             .override_global("TASK_RUN_DELAY", &sched.run_delay, true)
             .override_global("TASK_LAST_QUEUED", &sched.last_queued, true)
+            .override_global("TASK_LAST_ARRIVAL", &sched.last_arrival, true)
             .override_global("TASK_CFS_RQ", &sched.cfs_rq, true)
             .override_global("CFS_RQ_RQ", &sched.cfs_rq_rq, true)
             .override_global("RQ_CLOCK", &sched.rq_clock, true)

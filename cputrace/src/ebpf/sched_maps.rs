@@ -69,19 +69,19 @@ impl SchedMaps {
                 threads_full,
                 ends_lost,
                 clock_errors,
+                recovered,
                 waits,
                 waits_lost,
                 waits_busy,
-                waits_without_stack,
             } = *stats;
             sum.switches += switches;
             sum.threads_full += threads_full;
             sum.ends_lost += ends_lost;
             sum.clock_errors += clock_errors;
+            sum.recovered += recovered;
             sum.waits += waits;
             sum.waits_lost += waits_lost;
             sum.waits_busy += waits_busy;
-            sum.waits_without_stack += waits_without_stack;
         }
         Ok(sum)
     }

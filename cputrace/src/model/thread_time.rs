@@ -93,6 +93,8 @@ pub struct SchedulerLedger {
     pub ends_lost: u64,
     /// Waits that the clock of the run queue did not fit into.
     pub clock_errors: u64,
+    /// Switches that were not seen, and found in the kernel's own account.
+    pub recovered: u64,
     /// Waits over the threshold that were kept with their stack.
     pub waits: u64,
     /// Waits over the threshold whose stack is lost.

@@ -184,6 +184,7 @@ pub(super) struct Scheduler {
     pub(super) threads_lost: u64,
     pub(super) ends_lost: u64,
     pub(super) clock_errors: u64,
+    pub(super) recovered: u64,
     pub(super) waits: u64,
     pub(super) waits_lost: u64,
 }

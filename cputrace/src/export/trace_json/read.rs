@@ -131,8 +131,8 @@ fn thread_time(time: document::ThreadTime) -> Result<ThreadTime, ReadError> {
 }
 
 fn scheduler(ledger: document::Scheduler) -> SchedulerLedger {
-    let document::Scheduler { switches, threads_lost, ends_lost, clock_errors, waits, waits_lost } = ledger;
-    SchedulerLedger { switches, threads_lost, ends_lost, clock_errors, waits, waits_lost }
+    let document::Scheduler { switches, threads_lost, ends_lost, clock_errors, recovered, waits, waits_lost } = ledger;
+    SchedulerLedger { switches, threads_lost, ends_lost, clock_errors, recovered, waits, waits_lost }
 }
 
 fn duration(seconds: f64) -> Result<Duration, ReadError> {

@@ -184,8 +184,8 @@ fn thread_time(time: &ThreadTime) -> document::ThreadTime {
 }
 
 fn scheduler(ledger: SchedulerLedger) -> document::Scheduler {
-    let SchedulerLedger { switches, threads_lost, ends_lost, clock_errors, waits, waits_lost } = ledger;
-    document::Scheduler { switches, threads_lost, ends_lost, clock_errors, waits, waits_lost }
+    let SchedulerLedger { switches, threads_lost, ends_lost, clock_errors, recovered, waits, waits_lost } = ledger;
+    document::Scheduler { switches, threads_lost, ends_lost, clock_errors, recovered, waits, waits_lost }
 }
 
 fn target(target: &model::Target) -> document::Target {
