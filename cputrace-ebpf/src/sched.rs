@@ -31,22 +31,20 @@ pub(crate) fn switch(preempted: bool, prev: Task, next: Task, bits: Option<u32>)
     let now_ns = unsafe { bpf_ktime_get_ns() };
     let bits = prev.state_bits().or(bits).unwrap_or(1);
     if let Some(thread) = leaving {
-        leave(thread, prev, bits, preempted, now_ns);
+        leave(thread, prev, bits, preempted, next_tid == 0, now_ns);
     } else if adopts {
         adopt(prev_tid, prev, bits, preempted, now_ns);
     }
     if let Some(thread) = entering {
         enter(thread, next, now_ns);
     }
-    threads::count(|stats| stats.switches += 1);
 }
 
 /// The thread is on no CPU from now on.
 #[inline(always)]
-fn leave(thread: &mut Thread, prev: Task, bits: u32, preempted: bool, now_ns: u64) {
-    let kernel = prev.account();
+fn leave(thread: &mut Thread, prev: Task, bits: u32, preempted: bool, idles: bool, now_ns: u64) {
     let next_state = state_after(bits, preempted);
-    if next_state >= state::BLOCKED {
+    if idles {
         // Fresh: where a thread is woken, the queue's clock stands still from then to the switch to it.
         queue_clock_offset(prev, now_ns);
     }
@@ -60,7 +58,7 @@ fn leave(thread: &mut Thread, prev: Task, bits: u32, preempted: bool, now_ns: u6
         } else {
             thread.unknown_ns += ran_ns;
         }
-        thread.kernel = kernel;
+        thread.kernel.run_delay_ns = prev.run_delay();
         thread.state = next_state;
         thread.since_ns = now_ns;
     });
