@@ -29,9 +29,33 @@ pub struct SampleHeader {
     pub guessed: u32,
     /// The thread's name, padded by zeros.
     pub comm: [u8; 16],
+    /// What was observed: one of [`kind`].
+    pub kind: u32,
+    /// Of a wait, what the thread was doing: one of [`state`](crate::thread::state).
+    pub state: u32,
+    /// Of a wait, how long it was blocked.
+    pub blocked_ns: u64,
+    /// Of a wait, how long it was in run queues; `time_ns` is when it ended.
+    pub queued_ns: u64,
+    /// Of a wake-up, the thread that is woken.
+    pub woken_tid: u32,
+    /// None: the size is a multiple of 8.
+    pub padding: u32,
 }
 
-const _: () = assert!(size_of::<SampleHeader>() == 48);
+const _: () = assert!(size_of::<SampleHeader>() == 80);
+
+/// Values of [`SampleHeader::kind`].
+pub mod kind {
+    /// A tick of the clock hit the thread.
+    pub const ON_CPU: u32 = 0;
+    /// The thread has waited, with the stack that it waited in.
+    pub const WAIT: u32 = 1;
+    /// The thread wakes another one, which has waited.
+    pub const WAKE: u32 = 2;
+    /// The thread waits still; only its frames in the kernel are known, and its name is not.
+    pub const OPEN_WAIT: u32 = 3;
+}
 
 /// How the unwinding of a user stack ended.
 #[repr(u32)]

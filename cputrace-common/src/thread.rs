@@ -88,8 +88,6 @@ const _: () = assert!(size_of::<Thread>() == 328);
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SchedStats {
-    /// Switches from or to a thread that is accounted.
-    pub switches: u64,
     /// Threads for which there was no place.
     pub threads_full: u64,
     /// Ends of threads that found the ring buffer full: their account is lost.
@@ -104,9 +102,13 @@ pub struct SchedStats {
     pub waits_lost: u64,
     /// Waits over the threshold whose stack could not be taken: the CPU's record was in use.
     pub waits_busy: u64,
+    /// Wake-ups after such waits that were sent with the waker's stack.
+    pub wakes: u64,
+    /// Wake-ups that were not, for either reason.
+    pub wakes_lost: u64,
 }
 
-const _: () = assert!(size_of::<SchedStats>() == 64);
+const _: () = assert!(size_of::<SchedStats>() == 72);
 
 #[cfg(feature = "user")]
 // SAFETY: `repr(C)`, only integers, no padding; any bit pattern is valid.

@@ -60,6 +60,14 @@ global!(
     ACCOUNTING, accounting: u32
 );
 global!(
+    /// Nanoseconds from which on a wait is sent with its stack; 0: none is.
+    OFF_CPU_MIN_NS, off_cpu_min_ns: u64
+);
+global!(
+    /// Not 0: the stack of a thread that was preempted can be taken when it runs again, too.
+    PREEMPTED_WAITS, preempted_waits: u32
+);
+global!(
     /// Places of the map `THREADS`, minus 1: a mask.
     THREADS_MASK, threads_mask: u32
 );

@@ -16,7 +16,11 @@ use cputrace_common::{
     },
 };
 
-use crate::{missed::LastTick, sample::Record, sched::QueueClock};
+use crate::{
+    missed::LastTick,
+    sample::{Record, Wait},
+    sched::QueueClock,
+};
 
 /// Samples on their way to userspace. Linux 5.8. Its size is set at load.
 #[map]
@@ -33,6 +37,14 @@ pub(crate) static LAST_TICK: PerCpuArray<LastTick> = PerCpuArray::with_max_entri
 /// Where the on-CPU program puts its sample together.
 #[map]
 pub(crate) static ON_CPU_RECORD: PerCpuArray<Record> = PerCpuArray::with_max_entries(1, 0);
+
+/// Where the scheduler's programs put their samples together.
+#[map]
+pub(crate) static OFF_CPU_RECORD: PerCpuArray<Record> = PerCpuArray::with_max_entries(1, 0);
+
+/// The wait that just ended on each CPU, until its thread's stack is taken.
+#[map]
+pub(crate) static ENDED_WAIT: PerCpuArray<Wait> = PerCpuArray::with_max_entries(1, 0);
 
 /// The processes that are targets, by tgid. Preallocated: before Linux 6.1 programs of perf events can use no other.
 #[map]

@@ -1,4 +1,7 @@
-//! One sample: put together in a record of the CPU's, sent, and counted whatever becomes of it.
+//! One sample: put together in a record of the CPU's, sent, and counted whatever becomes of it. Ticks of the clock have one
+//! record a CPU, the scheduler's programs, which may be interrupted by one, another.
+
+use core::ffi::c_void;
 
 use aya_ebpf::{
     bindings::BPF_RB_NO_WAKEUP,
@@ -10,11 +13,11 @@ use aya_ebpf::{
     programs::PerfEventContext,
 };
 use cputrace_common::{
-    sample::{MAX_KERNEL_FRAMES, MAX_USER_FRAMES, SampleHeader},
+    sample::{MAX_KERNEL_FRAMES, MAX_USER_FRAMES, SampleHeader, kind},
     stat::Stats,
 };
 
-use crate::{filter, maps, stack, unwind::Unwind};
+use crate::{filter, maps, stack, task, threads, unwind::Unwind};
 
 pub(crate) const MAX_FRAMES: usize = MAX_KERNEL_FRAMES + MAX_USER_FRAMES;
 
@@ -36,8 +39,7 @@ pub(crate) fn emit(ctx: &PerfEventContext, records: &PerCpuArray<Record>) {
     // SAFETY: this CPU's element, and no program that interrupts this one writes to it.
     let stats = unsafe { &mut *stats };
     stats.ticks += 1;
-    let pid_tgid = bpf_get_current_pid_tgid();
-    let task = Task { tgid: (pid_tgid >> 32) as u32, tid: pid_tgid as u32 };
+    let task = current();
     if task.tid == 0 {
         stats.idle += 1;
         return;
@@ -79,9 +81,90 @@ impl Fate {
     }
 }
 
-/// Puts the sample together and sends it.
+/// Puts the sample of a tick together and sends it.
 #[inline(always)]
 fn take(ctx: &PerfEventContext, records: &PerCpuArray<Record>, task: Task, now_ns: u64) -> Fate {
+    with_record(records, task, now_ns, |record| {
+        record.header.kind = kind::ON_CPU;
+        stack::take(ctx, record);
+    })
+}
+
+/// A wait of the current task, which has ended.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Wait {
+    /// 0: there is none.
+    pub(crate) tid: u32,
+    pub(crate) state: u32,
+    pub(crate) end_ns: u64,
+    pub(crate) blocked_ns: u64,
+    pub(crate) queued_ns: u64,
+}
+
+/// Sends a wait with the stack that the current task waited in: it has not run since.
+#[inline(always)]
+pub(crate) fn emit_wait(ctx: *mut c_void, wait: &Wait) {
+    let task = current();
+    let fate = if task.tid == wait.tid {
+        with_record(&maps::OFF_CPU_RECORD, task, wait.end_ns, |record| {
+            let header = &mut record.header;
+            (header.kind, header.state, header.woken_tid) = (kind::WAIT, wait.state, 0);
+            (header.blocked_ns, header.queued_ns) = (wait.blocked_ns, wait.queued_ns);
+            stack::take_in_kernel(ctx, record);
+        })
+    } else {
+        Fate::ScratchBusy
+    };
+    threads::count(|stats| match fate {
+        Fate::Emitted => stats.waits += 1,
+        Fate::RingFull => stats.waits_lost += 1,
+        Fate::ScratchBusy => stats.waits_busy += 1,
+    });
+}
+
+/// Sends the stack of the current task, which wakes a thread that has been blocked for a while.
+#[inline(always)]
+pub(crate) fn emit_wake(ctx: *mut c_void, woken_tid: u32, blocked_ns: u64, now_ns: u64) {
+    let fate = with_record(&maps::OFF_CPU_RECORD, current(), now_ns, |record| {
+        let header = &mut record.header;
+        (header.kind, header.state, header.woken_tid) = (kind::WAKE, 0, woken_tid);
+        (header.blocked_ns, header.queued_ns) = (blocked_ns, 0);
+        stack::take_in_kernel(ctx, record);
+    });
+    threads::count(|stats| match fate {
+        Fate::Emitted => stats.wakes += 1,
+        Fate::RingFull | Fate::ScratchBusy => stats.wakes_lost += 1,
+    });
+}
+
+/// Sends a wait that lasts, of any task.
+#[inline(always)]
+pub(crate) fn emit_open_wait(waiting: task::Task, wait: &Wait) {
+    let task = Task { tgid: waiting.tgid(), tid: wait.tid };
+    let fate = with_record(&maps::OFF_CPU_RECORD, task, wait.end_ns, |record| {
+        let header = &mut record.header;
+        (header.kind, header.state, header.woken_tid) = (kind::OPEN_WAIT, wait.state, 0);
+        (header.blocked_ns, header.queued_ns) = (wait.blocked_ns, 0);
+        header.comm = [0; 16];
+        stack::take_of(waiting, record);
+    });
+    threads::count(|stats| match fate {
+        Fate::Emitted => stats.waits += 1,
+        Fate::RingFull => stats.waits_lost += 1,
+        Fate::ScratchBusy => stats.waits_busy += 1,
+    });
+}
+
+#[inline(always)]
+fn current() -> Task {
+    let pid_tgid = bpf_get_current_pid_tgid();
+    Task { tgid: (pid_tgid >> 32) as u32, tid: pid_tgid as u32 }
+}
+
+/// A record with what every sample has, for `fill` to complete; then it is sent.
+#[inline(always)]
+fn with_record(records: &PerCpuArray<Record>, task: Task, now_ns: u64, fill: impl FnOnce(&mut Record)) -> Fate {
     let Some(record) = records.get_ptr_mut(0) else { return Fate::ScratchBusy };
     // SAFETY: this CPU's element, and `busy` keeps a program that interrupts this one out of it.
     let record = unsafe { &mut *record };
@@ -95,7 +178,7 @@ fn take(ctx: &PerfEventContext, records: &PerCpuArray<Record>, task: Task, now_n
     // SAFETY: a helper without arguments.
     record.header.cpu = unsafe { bpf_get_smp_processor_id() };
     record.header.comm = bpf_get_current_comm().unwrap_or_default();
-    stack::take(ctx, record);
+    fill(record);
     let sent = send(record);
     record.busy = 0;
     if sent { Fate::Emitted } else { Fate::RingFull }

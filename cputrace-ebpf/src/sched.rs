@@ -3,15 +3,18 @@
 //! Nothing runs at a wake-up: when the thread is switched to, its `sched_info.last_queued` says when it was put in the run
 //! queue, by that queue's clock. How this clock relates to ours is seen at each switch.
 
+use core::ffi::c_void;
+
 use aya_ebpf::helpers::{bpf_get_current_comm, bpf_ktime_get_ns};
 use cputrace_common::{
     config::filter as mode,
-    thread::{Thread, WAIT_ROWS, state},
+    thread::{KernelAccount, Thread, WAIT_ROWS, state},
 };
 
 use crate::{
     config, filter,
-    maps::QUEUE_CLOCK,
+    maps::{ENDED_WAIT, QUEUE_CLOCK},
+    sample::{self, Wait},
     task::{self, Task},
     threads::{self, Found},
 };
@@ -58,6 +61,9 @@ fn leave(thread: &mut Thread, prev: Task, bits: u32, preempted: bool, idles: boo
         } else {
             thread.unknown_ns += ran_ns;
         }
+        if task::is_dead(bits) {
+            thread.kernel = prev.account();
+        }
         thread.kernel.run_delay_ns = prev.run_delay();
         thread.state = next_state;
         thread.since_ns = now_ns;
@@ -98,29 +104,46 @@ fn recover(thread: &mut Thread, prev: Task, now_ns: u64) {
 /// The thread is on a CPU from now on.
 #[inline(always)]
 fn enter(thread: &mut Thread, next: Task, now_ns: u64) {
-    let queued_ns = if thread.state >= state::BLOCKED { queued_ns(thread, next, now_ns) } else { Some(0) };
-    run(thread, now_ns, queued_ns);
+    let (state, gap_ns) = (thread.state, now_ns.wrapping_sub(thread.since_ns));
+    let is_new = thread.since_ns == thread.first_ns;
+    let queued_ns = if state >= state::BLOCKED { queued_ns(thread, next, now_ns) } else { Some(0) };
+    let queued_ns = run(thread, now_ns, queued_ns);
+    let min_ns = config::off_cpu_min_ns();
+    // A new thread comes to its CPU another way.
+    let has_stack = state >= state::BLOCKED || config::preempted_waits() != 0 && !is_new;
+    if min_ns != 0
+        && gap_ns >= min_ns
+        && has_stack
+        && let Some(queued_ns) = queued_ns
+        && let Some(place) = ENDED_WAIT.get_ptr_mut(0)
+    {
+        // As soon as the thread runs, its stack can be taken. SAFETY: this CPU's element.
+        unsafe { *place = Wait { tid: thread.tid, state, end_ns: now_ns, blocked_ns: gap_ns - queued_ns, queued_ns } };
+    }
 }
 
 /// The thread is on a CPU from `now_ns` on; where it waited for an event, the last `queued_ns` of that it could have run.
+/// Returns how long it really could have; `None` where nobody knows.
 #[inline(always)]
-fn run(thread: &mut Thread, now_ns: u64, queued_ns: Option<u64>) {
+fn run(thread: &mut Thread, now_ns: u64, queued_ns: Option<u64>) -> Option<u64> {
     let gap_ns = now_ns.wrapping_sub(thread.since_ns);
     let queued_ns = match thread.state {
         state::RUNNABLE => Some(gap_ns),
         state::RUNNING => None,
         _ => queued_ns,
     };
+    // A clock's error must not make a wait longer than it can have been.
+    let fitting_ns = match queued_ns {
+        Some(queued_ns) if queued_ns > gap_ns => {
+            threads::count(|stats| stats.clock_errors += 1);
+            Some(gap_ns)
+        }
+        queued_ns => queued_ns,
+    };
     threads::write(thread, |thread| {
-        match queued_ns {
+        match fitting_ns {
             None => thread.unknown_ns += gap_ns,
             Some(queued_ns) => {
-                // A clock's error must not make a wait longer than it can have been.
-                let fits = queued_ns <= gap_ns;
-                if !fits {
-                    threads::count(|stats| stats.clock_errors += 1);
-                }
-                let queued_ns = if fits { queued_ns } else { gap_ns };
                 thread.run_queue_ns += queued_ns;
                 if queued_ns > thread.run_queue_max_ns {
                     thread.run_queue_max_ns = queued_ns;
@@ -134,6 +157,35 @@ fn run(thread: &mut Thread, now_ns: u64, queued_ns: Option<u64>) {
         thread.state = state::RUNNING;
         thread.since_ns = now_ns;
     });
+    fitting_ns
+}
+
+/// The switch is done, and the thread that was switched to runs.
+#[inline(always)]
+pub(crate) fn switched(ctx: *mut c_void) {
+    let Some(place) = ENDED_WAIT.get_ptr_mut(0) else { return };
+    // SAFETY: this CPU's element.
+    let place = unsafe { &mut *place };
+    if place.tid != 0 {
+        let wait = *place;
+        place.tid = 0;
+        sample::emit_wait(ctx, &wait);
+    }
+}
+
+/// The current task wakes another one.
+#[inline(always)]
+pub(crate) fn waking(ctx: *mut c_void, task: Task) {
+    let Some(thread) = threads::find(task.tid()) else { return };
+    if thread.state < state::BLOCKED {
+        return;
+    }
+    // SAFETY: a helper without arguments.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    let blocked_ns = now_ns.wrapping_sub(thread.since_ns);
+    if blocked_ns >= config::off_cpu_min_ns() {
+        sample::emit_wake(ctx, thread.tid, blocked_ns, now_ns);
+    }
 }
 
 /// How long a thread that was woken has waited for a CPU; `None` where the kernel does not tell.
@@ -245,6 +297,48 @@ pub(crate) fn seed(task: Task) {
     let Some(seen_then) = now(task) else { return };
     if seen_then != seen && thread.writes == writes {
         thread.state = seen_then;
+    }
+}
+
+/// The current task, whose thread was `old_tid`, runs another program. If it was not the first of its process it has that
+/// one's id now; the others have ended.
+#[inline(always)]
+pub(crate) fn exec(tgid: u32, old_tid: u32) {
+    if config::accounting() == 0 {
+        return;
+    }
+    // SAFETY: a helper without arguments.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    if old_tid != tgid
+        && let Some(thread) = threads::find(old_tid)
+    {
+        threads::write(thread, |thread| {
+            thread.on_cpu_ns += now_ns.wrapping_sub(thread.since_ns);
+            thread.since_ns = now_ns;
+        });
+        thread.comm = bpf_get_current_comm().unwrap_or_default();
+        threads::end(thread);
+    }
+    if filter::is_target(tgid) && threads::find(tgid).is_none() {
+        threads::add(&Found { tid: tgid, tgid, state: state::RUNNING, now_ns, kernel: threads::NO_ACCOUNT });
+    }
+}
+
+/// Brings the kernel's own account of a thread up to date. What has been waiting for long is sent.
+#[inline(always)]
+pub(crate) fn look(task: Task) {
+    let Some(thread) = threads::find(task.tid()) else { return };
+    let KernelAccount { runtime_ns, voluntary, involuntary, migrations, .. } = task.account();
+    // Each is one word: no reader sees half of it. `run_delay_ns` belongs to the switches.
+    (thread.kernel.runtime_ns, thread.kernel.migrations) = (runtime_ns, migrations);
+    (thread.kernel.voluntary, thread.kernel.involuntary) = (voluntary, involuntary);
+    let (state, since_ns) = (thread.state, thread.since_ns);
+    // SAFETY: a helper without arguments.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    let min_ns = config::off_cpu_min_ns();
+    if min_ns != 0 && state >= state::BLOCKED && now_ns.wrapping_sub(since_ns) >= min_ns {
+        let (tid, blocked_ns) = (thread.tid, now_ns.wrapping_sub(since_ns));
+        sample::emit_open_wait(task, &Wait { tid, state, end_ns: now_ns, blocked_ns, queued_ns: 0 });
     }
 }
 

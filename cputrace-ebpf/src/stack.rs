@@ -2,31 +2,70 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::{EbpfContext, helpers::generated::bpf_get_stack, programs::PerfEventContext};
-use cputrace_common::sample::MAX_KERNEL_FRAMES;
+use aya_ebpf::{
+    EbpfContext,
+    helpers::generated::{bpf_get_stack, bpf_get_task_stack},
+    programs::PerfEventContext,
+};
+use cputrace_common::sample::{End, MAX_KERNEL_FRAMES};
 
-use crate::{sample::Record, unwind};
+use crate::{
+    sample::Record,
+    task::Task,
+    unwind::{self, unwind_off_cpu, unwind_on_cpu},
+};
 
 /// Bytes of a frame as the kernel's helper counts them.
 const FRAME: i64 = 8;
 
-/// Appends the kernel's frames and then the user's, leaf first.
+/// Of a tick of the clock, which can have hit user code: appends the kernel's frames and then the user's, leaf first.
 #[inline(always)]
 pub(crate) fn take(ctx: &PerfEventContext, record: &mut Record) {
-    record.header.kernel_frames = 0;
-    record.header.user_frames = 0;
+    (record.header.kernel_frames, record.header.user_frames) = (0, 0);
     let registers = ctx.as_ptr().cast_const().cast();
     let code_segment = unwind::code_segment(registers);
     if !unwind::is_user(code_segment) {
-        let frames = (&raw mut record.frames).cast::<c_void>();
-        // SAFETY: the helper writes at most the given size, which `frames` has.
-        let kernel = unsafe { bpf_get_stack(ctx.as_ptr(), frames, (MAX_KERNEL_FRAMES * 8) as u32, 0) };
-        record.header.kernel_frames =
-            (if kernel > 0 { kernel / FRAME } else { 0 } as usize).min(MAX_KERNEL_FRAMES) as u16;
+        take_kernel(ctx.as_ptr(), record);
     }
-    let (end, guessed) = match unwind::start(registers, code_segment, record) {
+    let known = unwind::start(registers, code_segment, record);
+    take_user(record, known, || unwind_on_cpu());
+}
+
+/// Of a program that the kernel runs for itself, in the current task.
+#[inline(always)]
+pub(crate) fn take_in_kernel(ctx: *mut c_void, record: &mut Record) {
+    (record.header.kernel_frames, record.header.user_frames) = (0, 0);
+    take_kernel(ctx, record);
+    let known = unwind::start_in_kernel(record);
+    take_user(record, known, || unwind_off_cpu());
+}
+
+/// Of a task that is on no CPU: only the kernel's frames, for its memory is not at hand.
+#[inline(always)]
+pub(crate) fn take_of(task: Task, record: &mut Record) {
+    let frames = (&raw mut record.frames).cast::<c_void>();
+    // SAFETY: the helper writes at most the given size, which `frames` has.
+    let bytes = unsafe { bpf_get_task_stack(task.0.cast_mut().cast(), frames, (MAX_KERNEL_FRAMES * 8) as u32, 0) };
+    let frames = if bytes > 0 { bytes / FRAME } else { 0 };
+    record.header.kernel_frames = (frames as usize).min(MAX_KERNEL_FRAMES) as u16;
+    record.header.user_frames = 0;
+    (record.header.end, record.header.guessed) = (End::NoUserStack as u32, 0);
+}
+
+#[inline(always)]
+fn take_kernel(ctx: *mut c_void, record: &mut Record) {
+    let frames = (&raw mut record.frames).cast::<c_void>();
+    // SAFETY: the helper writes at most the given size, which `frames` has.
+    let bytes = unsafe { bpf_get_stack(ctx, frames, (MAX_KERNEL_FRAMES * 8) as u32, 0) };
+    let frames = if bytes > 0 { bytes / FRAME } else { 0 };
+    record.header.kernel_frames = (frames as usize).min(MAX_KERNEL_FRAMES) as u16;
+}
+
+#[inline(always)]
+fn take_user(record: &mut Record, known: Option<End>, next_frame: impl Fn() -> u32) {
+    let (end, guessed) = match known {
         Some(end) => (end, 0),
-        None => (unwind::on_cpu(record), record.unwind.state.guessed as u32),
+        None => (unwind::unwind(record, next_frame), record.unwind.state.guessed as u32),
     };
     (record.header.end, record.header.guessed) = (end as u32, guessed);
 }

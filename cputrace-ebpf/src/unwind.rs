@@ -23,7 +23,7 @@ use cputrace_common::{
 
 use crate::{
     config,
-    maps::{CHUNKS, ON_CPU_RECORD, PROCESSES, QUESTIONS, RANGES},
+    maps::{CHUNKS, OFF_CPU_RECORD, ON_CPU_RECORD, PROCESSES, QUESTIONS, RANGES},
     sample::{MAX_FRAMES, Record},
 };
 
@@ -124,9 +124,9 @@ fn read_word(address: u64) -> Option<u64> {
     if status == 0 { Some(word) } else { None }
 }
 
-/// Appends the user's frames to the record of an on-CPU sample.
+/// Appends the user's frames to a record; `next_frame` is the global function for this record.
 #[inline(always)]
-pub(crate) fn on_cpu(record: &mut Record) -> End {
+pub(crate) fn unwind(record: &mut Record, next_frame: impl Fn() -> u32) -> End {
     let slot = match PROCESSES.get_ptr(record.header.tgid) {
         // SAFETY: a pointer from the map; userspace may change the value, which is one word.
         Some(process) => unsafe { (*process).slot },
@@ -139,7 +139,7 @@ pub(crate) fn on_cpu(record: &mut Record) -> End {
     (unwind.state.guessed, unwind.state.searched, unwind.state.searching) = (0, 0, 0);
     let mut end = GO_ON;
     for _ in 0..MAX_USER_FRAMES {
-        end = unwind_on_cpu();
+        end = next_frame();
         if end != GO_ON {
             break;
         }
@@ -151,12 +151,21 @@ pub(crate) fn on_cpu(record: &mut Record) -> End {
     end
 }
 
-/// One frame of the sample that is being put together on this CPU.
+/// One frame of the on-CPU sample that is being put together on this CPU.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn unwind_on_cpu() -> u32 {
+pub(crate) extern "C" fn unwind_on_cpu() -> u32 {
     let Some(record) = ON_CPU_RECORD.get_ptr_mut(0) else { return End::Fault as u32 };
     // SAFETY: this CPU's element; its `busy` keeps programs that interrupt this one out of it.
+    frame(unsafe { &mut *record })
+}
+
+/// The same of the scheduler's sample.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn unwind_off_cpu() -> u32 {
+    let Some(record) = OFF_CPU_RECORD.get_ptr_mut(0) else { return End::Fault as u32 };
+    // SAFETY: as above.
     frame(unsafe { &mut *record })
 }
 
@@ -246,23 +255,32 @@ fn send(question: &Question) -> bool {
 /// kernel. Ends that are known already: there is no user stack, or it is one of 32-bit code.
 #[inline(always)]
 pub(crate) fn start(ctx: *const bpf_perf_event_data, code_segment: u64, record: &mut Record) -> Option<End> {
-    let Unwind { state, registers, .. } = &mut record.unwind;
-    let mut code_segment = code_segment;
-    if is_user(code_segment) {
-        // SAFETY: the context of a perf event program has registers; the verifier checks each load.
-        unsafe { set(state, &raw const (*ctx).regs) };
-    } else {
-        // SAFETY: the helper checks the address, and writes no more than `registers` has.
-        let status = unsafe {
-            bpf_probe_read_kernel((&raw mut *registers).cast(), size_of::<pt_regs>() as u32, user_registers().cast())
-        };
-        if status != 0 {
-            return Some(End::NoUserStack);
-        }
-        // SAFETY: `registers` is ours, and filled.
-        unsafe { set(state, &raw const *registers) };
-        code_segment = registers.cs;
+    if !is_user(code_segment) {
+        return start_in_kernel(record);
     }
+    // SAFETY: the context of a perf event program has registers; the verifier checks each load.
+    unsafe { set(&mut record.unwind.state, &raw const (*ctx).regs) };
+    end_of(code_segment)
+}
+
+/// Sets the state to where user code called the kernel.
+#[inline(always)]
+pub(crate) fn start_in_kernel(record: &mut Record) -> Option<End> {
+    let Unwind { state, registers, .. } = &mut record.unwind;
+    // SAFETY: the helper checks the address, and writes no more than `registers` has.
+    let status = unsafe {
+        bpf_probe_read_kernel((&raw mut *registers).cast(), size_of::<pt_regs>() as u32, user_registers().cast())
+    };
+    if status != 0 {
+        return Some(End::NoUserStack);
+    }
+    // SAFETY: `registers` is ours, and filled.
+    unsafe { set(state, &raw const *registers) };
+    end_of(registers.cs)
+}
+
+#[inline(always)]
+fn end_of(code_segment: u64) -> Option<End> {
     match code_segment {
         USER_CODE_64 => None,
         code if is_user(code) => Some(End::NoUnwindInfo),

@@ -5,8 +5,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use crate::ebpf::Filter;
+use crate::ebpf::{Filter, WaitHook, Waits};
 use crate::model::{Clock, Tier};
 use crate::tier::{self, Scope};
 
@@ -42,7 +43,7 @@ const EBPF: &str = "eBPF sampling";
 /// Looks at this system.
 pub fn examine() -> Vec<Finding> {
     let mut findings = Files { root: PathBuf::from("/") }.examine();
-    findings.push(try_ebpf());
+    findings.extend(try_ebpf());
     findings
 }
 
@@ -52,26 +53,41 @@ pub fn ebpf_works(findings: &[Finding]) -> bool {
 }
 
 /// Loads and attaches everything for a moment.
-fn try_ebpf() -> Finding {
+fn try_ebpf() -> [Finding; 2] {
     let scope = Scope {
         filter: Filter::Processes { follow_children: true },
         pids: &[],
         frequency: 99,
         unwind_kb: 0,
         accounting: true,
+        waits: Some(Waits { min: Duration::from_millis(1), wakers: true }),
     };
-    let started = tier::start(Some(Tier::Ebpf), &scope).and_then(|(mut sampler, _)| sampler.ticks());
-    let (verdict, found) = match started {
-        Ok(ticks) => (Verdict::Good, format!("works, by the clock {}", ticks.clock.map_or("-", Clock::name))),
-        Err(error) => (Verdict::Bad, format!("does not work: {error}")),
+    let started = tier::start(Some(Tier::Ebpf), &scope)
+        .and_then(|(mut sampler, notes)| Ok((sampler.ticks()?, sampler.wait_hook(), notes)));
+    let (sampling, waits) = match started {
+        Ok((ticks, hook, notes)) => {
+            let clock = ticks.clock.map_or("-", Clock::name);
+            let found = hook.map_or_else(|| notes.join("; "), |hook: WaitHook| format!("taken at the {}", hook.name()));
+            let verdict = if hook.is_some() { Verdict::Good } else { Verdict::Limited };
+            ((Verdict::Good, format!("works, by the clock {clock}")), (verdict, found))
+        }
+        Err(error) => ((Verdict::Bad, format!("does not work: {error}")), (Verdict::Limited, "none".to_owned())),
     };
-    Finding {
+    let sampling = Finding {
         what: EBPF,
-        verdict,
-        found,
+        verdict: sampling.0,
+        found: sampling.1,
         effect: "stacks come from perf_event_open for processes of your own, else there is only the /proc timeline",
         fix: "run cputrace as root (sudo), on Linux 5.10 or newer",
-    }
+    };
+    let waits = Finding {
+        what: "stacks of waits",
+        verdict: waits.0,
+        found: waits.1,
+        effect: "threads' time is at best known by state, without the stacks that they waited with",
+        fix: "use a kernel with BTF and function tracing (CONFIG_FUNCTION_TRACER), or Linux 6.15 or newer",
+    };
+    [sampling, waits]
 }
 
 /// The files that facts are read from, under a root.

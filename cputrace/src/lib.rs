@@ -9,6 +9,7 @@
 //! | [`source`] | what the numbers mean: one file a kind of event |
 //! | [`collect`] | drains the kernel's buffers |
 //! | [`aggregate`] | samples to a profile |
+//! | [`analyze`] | what it means: the reasons of waits |
 //! | [`process`] | targets, `/proc` timelines, mappings |
 //! | [`symbolize`] | names of locations |
 //! | [`export`] | writes a recording in one format |
@@ -17,6 +18,7 @@
 //! | [`cli`] | the command line; the only module that prints |
 
 pub mod aggregate;
+pub mod analyze;
 pub mod cli;
 pub mod collect;
 pub mod doctor;

@@ -7,9 +7,11 @@ use std::collections::{HashMap, HashSet};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::aggregate::Aggregator;
-use crate::collect::{Batch, Event};
-use crate::ebpf::Filter;
+use crate::aggregate::{Aggregate, Aggregator};
+use crate::analyze::reasons::{RuleError, WaitReasons};
+use crate::analyze::waits::add_to as add_waits;
+use crate::collect::{Batch, Event, Observation};
+use crate::ebpf::{Filter, Waits};
 use crate::model::{
     Ledger, LossReason, MappingId, MappingKind, Overhead, Profile, Recording, Sampling, SchedulerLedger, Target,
     ThreadTime, Tier, Timeline, UnknownReason, Unwinding,
@@ -51,6 +53,10 @@ pub struct Options {
     pub unwind_kb: u64,
     /// Whether each thread's time is accounted, at every switch.
     pub accounting: bool,
+    /// With the account: which waits are kept with their stacks.
+    pub waits: Option<Waits>,
+    /// A user's own rules for the reasons of waits.
+    pub wait_rules: String,
 }
 
 /// How far a recording is: what the live terminal shows.
@@ -104,6 +110,9 @@ pub enum SessionError {
     /// The command does not run.
     #[error(transparent)]
     Command(#[from] CommandError),
+    /// The rules for the reasons of waits are wrong.
+    #[error(transparent)]
+    WaitRules(#[from] RuleError),
 }
 
 /// Records until the time is over, the targets are gone, or the caller sends [`Stop`].
@@ -138,6 +147,7 @@ struct Session<'a> {
     batch: Batch,
     mappings: Mappings,
     aggregator: Aggregator,
+    reasons: WaitReasons,
     timelines: Timelines,
     ledger: Ledger,
     start: SystemTime,
@@ -161,8 +171,9 @@ impl<'a> Session<'a> {
             Selection::Processes => Filter::Processes { follow_children: options.follow_children },
         };
         let unwind_kb = options.unwind_kb;
-        let accounting = options.accounting;
-        let scope = Scope { filter, pids: &pids, frequency: options.frequency, unwind_kb, accounting };
+        let (accounting, waits) = (options.accounting, options.waits);
+        let reasons = WaitReasons::new(&options.wait_rules)?;
+        let scope = Scope { filter, pids: &pids, frequency: options.frequency, unwind_kb, accounting, waits };
         let (mut sampler, notes) = tier::start(options.tier, &scope)?;
         sampler.prepare(&pids);
         let mut profile = Profile::new();
@@ -177,6 +188,7 @@ impl<'a> Session<'a> {
             batch: Batch::default(),
             mappings: Mappings::default(),
             aggregator: Aggregator::new(profile, source, monotonic_ns()),
+            reasons,
             timelines: Timelines::new(),
             ledger: Ledger::default(),
             start: SystemTime::now(),
@@ -269,6 +281,9 @@ impl<'a> Session<'a> {
             match event {
                 Event::Sample(sample) => {
                     self.aggregator.add(*time_ns, sample, sample.frames(frames), &mut self.mappings);
+                    if sample.what != Observation::OnCpu {
+                        continue;
+                    }
                     self.ledger.samples_kept += 1;
                     if self.selection != Selection::Processes {
                         *self.busy.entry(sample.pid).or_default() += 1;
@@ -352,13 +367,22 @@ impl<'a> Session<'a> {
         let sampling = self.close_ledger();
         let overhead = self.overhead();
         let unwinding = self.sampler.unwinding().map(unwinding);
-        let (mut profile, objects) = self.aggregator.finish();
+        let Aggregate { mut profile, waits, objects } = self.aggregator.finish();
         let mappings = &self.mappings;
         let code = |mapping: MappingId| {
             objects.get(&mapping).map_or(Code::Missing(UnknownReason::Unmapped), |&object| code(mappings, object))
         };
         let stopped = || stop.try_recv().is_ok();
         symbolize(&mut profile, &code, &stopped);
+        if self.options.waits.is_some() && self.threads.is_some() {
+            add_waits(&mut profile, &waits, &mut self.reasons);
+        }
+        if waits.events_dropped() > 0 {
+            self.notes.push(format!(
+                "the times of {} waits were not kept one by one; they are in the sums",
+                waits.events_dropped()
+            ));
+        }
         let (threads, scheduler) = self.threads.map_or((Vec::new(), None), |(times, ledger)| (times, Some(ledger)));
         Recording {
             session_id: session_id(self.start),
@@ -430,7 +454,7 @@ fn code(mappings: &Mappings, id: ObjectId) -> Code {
             jit::perf_map(object.pid).map_or(Code::Missing(UnknownReason::NoJitInfo), |file| Code::PerfMap { file })
         }
         (MappingKind::Unmapped, _) if id == ObjectId::PROCESS_GONE => Code::Missing(UnknownReason::ProcessGone),
-        (MappingKind::Unmapped, _) => Code::Missing(UnknownReason::Unmapped),
+        (MappingKind::Unmapped | MappingKind::Label, _) => Code::Missing(UnknownReason::Unmapped),
     }
 }
 

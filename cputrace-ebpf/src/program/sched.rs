@@ -2,7 +2,11 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use aya_ebpf::{
+    EbpfContext,
+    macros::{btf_tracepoint, fexit},
+    programs::{BtfTracePointContext, FExitContext},
+};
 
 use crate::{config, sched, task::Task};
 
@@ -14,14 +18,47 @@ fn sched_switch(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
+/// `sched_exit_tp`: the switch is done. Linux 6.15.
+#[btf_tracepoint(function = "sched_exit_tp")]
+fn sched_exit(ctx: BtfTracePointContext) -> i32 {
+    sched::switched(ctx.as_ptr());
+    0
+}
+
+/// The same where that does not exist: `schedule` returns. What is preempted comes back another way.
+#[fexit(function = "schedule")]
+fn schedule_returns(ctx: FExitContext) -> i32 {
+    sched::switched(ctx.as_ptr());
+    0
+}
+
+/// `sched_waking(task)`: in the context of who wakes it.
+#[btf_tracepoint(function = "sched_waking")]
+fn sched_waking(ctx: BtfTracePointContext) -> i32 {
+    sched::waking(ctx.as_ptr(), Task(ctx.arg(0)));
+    0
+}
+
 /// An iterator's look at one task, after the last one at none. Linux 5.8.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task")]
 extern "C" fn seed_threads(ctx: *const c_void) -> i32 {
+    with_task(ctx, sched::seed)
+}
+
+/// The same at a recording's end.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task")]
+extern "C" fn look_at_threads(ctx: *const c_void) -> i32 {
+    with_task(ctx, sched::look)
+}
+
+#[inline(always)]
+fn with_task(ctx: *const c_void, look: impl FnOnce(Task)) -> i32 {
     // SAFETY: `struct bpf_iter__task`: a pointer to something else, then the task.
     let task = unsafe { ctx.cast::<*const u8>().add(1).read_volatile() };
     if !task.is_null() {
-        sched::seed(Task(task));
+        look(Task(task));
     }
     0
 }

@@ -25,8 +25,9 @@ fn process_fork(ctx: RawTracePointContext) -> i32 {
 
 /// `sched_process_exec(task, pid, program)`: its memory is another program's now.
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
-fn process_exec(_: RawTracePointContext) -> i32 {
+fn process_exec(ctx: RawTracePointContext) -> i32 {
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    sched::exec(tgid, ctx.arg(1));
     unwind::forget(tgid);
     if filter::is_target(tgid) {
         unwind::announce(tgid);

@@ -12,8 +12,9 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::{duration, live, say, summary};
-use crate::export::{self, Exporter};
-use crate::model::{Target, Tier};
+use crate::ebpf::Waits;
+use crate::export::{self, Exporter, Format};
+use crate::model::{Aspect, Target, Tier, View};
 use crate::process::command::{CommandError, HeldCommand};
 use crate::session::{self, EndReason, Options, Outcome, SessionError, Stop};
 use crate::sink;
@@ -51,6 +52,13 @@ pub(super) struct Args {
     /// Write this format too, to a file named after the first one; can be repeated
     #[arg(long, value_name = "FORMAT", help = formats_help())]
     format: Vec<String>,
+    /// What flame graphs and folded stacks show, unless their name says so (flame.off-cpu.svg) [default: on-cpu]
+    #[arg(long, value_name = "VIEW", value_parser = Aspect::ALL.iter().map(|aspect| aspect.name()).collect::<Vec<_>>())]
+    view: Option<String>,
+    /// Leave waits without anything to do (event loops, idle threads of a pool) out of flame graphs, folded stacks and the
+    /// summary
+    #[arg(long)]
+    hide_idle: bool,
     /// Show nothing while recording, and no summary
     #[arg(short, long)]
     quiet: bool,
@@ -63,6 +71,22 @@ pub(super) struct Args {
     /// Do not account where each thread's time went (on the CPU, waiting for one, blocked)
     #[arg(long)]
     no_sched: bool,
+    /// Keep waits of at least this time with their stacks: milliseconds, or with a unit [default: 1, of the whole host or a
+    /// control group 10]
+    #[arg(long, value_name = "TIME", value_parser = duration::milliseconds, conflicts_with_all = ["no_off_cpu", "no_sched"])]
+    off_cpu_min: Option<Duration>,
+    /// Do not keep waits with their stacks, only each thread's time by state
+    #[arg(long)]
+    no_off_cpu: bool,
+    /// Keep with each wait who ended it [default: yes, but not of the whole host or a control group]
+    #[arg(long, conflicts_with_all = ["no_wakers", "no_off_cpu", "no_sched"])]
+    wakers: bool,
+    /// Do not keep who ended waits
+    #[arg(long)]
+    no_wakers: bool,
+    /// Rules for the reasons of waits, that come before the built-in ones
+    #[arg(long, value_name = "FILE")]
+    wait_rules: Option<PathBuf>,
     /// Do not record the children that the targets start
     #[arg(long)]
     no_children: bool,
@@ -84,7 +108,7 @@ fn formats_help() -> String {
 }
 
 /// A file to write, in a format.
-type Output = (PathBuf, &'static dyn Exporter);
+type Output = (PathBuf, Format<'static>);
 
 impl Args {
     fn targets(&self) -> Vec<Target> {
@@ -98,10 +122,15 @@ impl Args {
         targets
     }
 
-    fn options(&self) -> Options {
+    fn options(&self) -> anyhow::Result<Options> {
         let many = self.all || self.cgroup.is_some();
+        let min = self.off_cpu_min.unwrap_or(Duration::from_millis(if many { 10 } else { 1 }));
+        let waits = Waits { min, wakers: self.wakers || !(self.no_wakers || many) };
+        let wait_rules = self.wait_rules.as_ref().map_or(Ok(String::new()), |path| {
+            std::fs::read_to_string(path).with_context(|| format!("the wait rules {} cannot be read", path.display()))
+        })?;
         let tiers = [Tier::Ebpf, Tier::PerfEvent, Tier::Proc];
-        Options {
+        Ok(Options {
             targets: self.targets(),
             frequency: self.frequency,
             duration: self.duration,
@@ -110,7 +139,9 @@ impl Args {
             follow_children: !self.no_children,
             unwind_kb: self.unwind_memory * 1024,
             accounting: !self.no_sched,
-        }
+            waits: (!self.no_sched && !self.no_off_cpu).then_some(waits),
+            wait_rules,
+        })
     }
 
     fn outputs(&self) -> anyhow::Result<Vec<Output>> {
@@ -121,22 +152,37 @@ impl Args {
             // Standard output and devices have no ending to go by.
             let device = path.metadata().is_ok_and(|metadata| !metadata.is_file());
             let json = path == Path::new("-") || device;
-            outputs.push((path.clone(), if json { export::by_name("json")? } else { export::by_path(path)? }));
+            let exporter = if json { export::by_name("json")? } else { export::by_path(path)? };
+            outputs.push((path.clone(), self.format(exporter, path)?));
         }
         for name in &self.format {
             let exporter = export::by_name(name)?;
             let stem = paths[0].to_string_lossy();
             let stem = stem.split_once(".json").map_or(&*stem, |(stem, _)| stem);
-            outputs.push((PathBuf::from(format!("{stem}.{}", exporter.endings()[0])), exporter));
+            let path = PathBuf::from(format!("{stem}.{}", exporter.endings()[0]));
+            let format = self.format(exporter, &path)?;
+            outputs.push((path, format));
         }
         Ok(outputs)
+    }
+
+    fn format(&self, exporter: &'static dyn Exporter, path: &Path) -> anyhow::Result<Format<'static>> {
+        let asked = self.view.as_deref().and_then(|name| Aspect::ALL.iter().copied().find(|aspect| aspect.name() == name));
+        let aspect = export::aspect_of(path).or(asked).unwrap_or_default();
+        anyhow::ensure!(
+            aspect == Aspect::OnCpu || !self.no_sched,
+            "{} cannot show {}: leave out --no-sched",
+            path.display(),
+            aspect.title()
+        );
+        Ok(Format { exporter, view: View { aspect, hide_idle: self.hide_idle } })
     }
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     // What is wrong with the outputs is said before the time is spent.
     let outputs = args.outputs()?;
-    let options = args.options();
+    let options = args.options()?;
     let stop = stop_signals()?;
     let mut command = match &*args.command {
         [] => None,
@@ -150,8 +196,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     // Files first: nothing that is shown may cost what was gathered.
     let mut failed = false;
     let mut written = Vec::new();
-    for (path, exporter) in &outputs {
-        match sink::file::write(&recording, *exporter, path) {
+    for (path, format) in &outputs {
+        match sink::file::write(&recording, *format, path) {
             Ok(file) => written.push(file),
             Err(error) => {
                 failed = true;
@@ -160,7 +206,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
     }
     if !args.quiet {
-        let text = summary::text(&recording, &written, live::width());
+        let text = summary::text(&recording, args.hide_idle, &written, live::width());
         // Standard output is the command's own, or the recording's.
         let to_stderr = command.is_some() || outputs.iter().any(|(path, _)| path == Path::new("-"));
         let _ = if to_stderr { write!(io::stderr(), "{text}") } else { write!(io::stdout(), "{text}") };

@@ -14,11 +14,14 @@ use crate::export::trace_json;
 pub(super) struct Args {
     /// The trace.json, plain or compressed
     file: PathBuf,
+    /// Leave out waits without anything to do (event loops, idle threads of a pool)
+    #[arg(long)]
+    hide_idle: bool,
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let file = File::open(&args.file).with_context(|| format!("{} cannot be opened", args.file.display()))?;
     let recording = trace_json::read(file).with_context(|| format!("{} cannot be shown", args.file.display()))?;
-    let _ = write!(io::stdout(), "{}", summary::text(&recording, &[], live::width()));
+    let _ = write!(io::stdout(), "{}", summary::text(&recording, args.hide_idle, &[], live::width()));
     Ok(ExitCode::SUCCESS)
 }

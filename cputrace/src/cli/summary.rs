@@ -3,7 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
 
-use crate::model::{LocationId, LossReason, Profile, Recording, StackEnd, Tier};
+use crate::analyze::shares::{Shares, shares};
+use crate::model::{Aspect, LocationId, LossReason, Profile, Recording, Sample, StackEnd, Tier};
 use crate::sink::file::Written;
 
 /// Functions that are listed.
@@ -12,15 +13,24 @@ const TOP: usize = 15;
 /// Threads that are listed.
 const TOP_THREADS: usize = 5;
 
+/// Reasons of waits that are listed.
+const TOP_WAITS: usize = 6;
+
 /// The summary, for a terminal of `width` columns.
-pub(super) fn text(recording: &Recording, written: &[Written], width: usize) -> String {
+pub(super) fn text(recording: &Recording, hide_idle: bool, written: &[Written], width: usize) -> String {
     let mut text = String::new();
     // Writing to a string cannot fail.
-    let _ = write_summary(&mut text, recording, written, width);
+    let _ = write_summary(&mut text, recording, hide_idle, written, width);
     text
 }
 
-fn write_summary(out: &mut String, recording: &Recording, written: &[Written], width: usize) -> std::fmt::Result {
+fn write_summary(
+    out: &mut String,
+    recording: &Recording,
+    hide_idle: bool,
+    written: &[Written],
+    width: usize,
+) -> std::fmt::Result {
     let sampling = &recording.sampling;
     write!(out, "\n{:.1} s", recording.duration.as_secs_f64())?;
     if let Some(clock) = sampling.clock {
@@ -34,6 +44,9 @@ fn write_summary(out: &mut String, recording: &Recording, written: &[Written], w
     if recording.ledger.samples_kept > 0 {
         write_functions(out, &recording.profile, width)?;
         write_threads(out, &recording.profile)?;
+    }
+    if let Some(shares) = shares(recording, hide_idle) {
+        write_shares(out, recording, &shares, width)?;
     }
     if sampling.tier != Tier::Proc {
         write_ledger(out, recording)?;
@@ -88,7 +101,7 @@ fn functions(profile: &Profile) -> (Vec<(String, Weight)>, u64) {
     let mut weights: HashMap<String, Weight> = HashMap::new();
     let mut all = 0;
     let names: Vec<Vec<String>> = profile.location_ids().map(|id| names(profile, id)).collect();
-    for sample in profile.samples() {
+    for sample in on_cpu(profile) {
         all += sample.count;
         // A function that calls itself is on the stack only once for its total.
         let mut seen = HashSet::new();
@@ -108,6 +121,11 @@ fn functions(profile: &Profile) -> (Vec<(String, Weight)>, u64) {
     let mut rows: Vec<_> = weights.into_iter().collect();
     rows.sort_by(|(a_name, a), (b_name, b)| (b.own, b.total, a_name).cmp(&(a.own, a.total, b_name)));
     (rows, all)
+}
+
+fn on_cpu(profile: &Profile) -> impl Iterator<Item = &Sample> {
+    let source = profile.source_by_name(Aspect::OnCpu.name());
+    profile.samples().iter().filter(move |sample| Some(sample.source) == source)
 }
 
 fn write_functions(out: &mut String, profile: &Profile, width: usize) -> std::fmt::Result {
@@ -136,7 +154,7 @@ fn cut(name: &str, width: usize) -> String {
 
 fn write_threads(out: &mut String, profile: &Profile) -> std::fmt::Result {
     let mut counts: HashMap<_, u64> = HashMap::new();
-    for sample in profile.samples() {
+    for sample in on_cpu(profile) {
         *counts.entry(sample.thread).or_default() += sample.count;
     }
     if counts.len() < 2 {
@@ -155,6 +173,42 @@ fn write_threads(out: &mut String, profile: &Profile) -> std::fmt::Result {
         })
         .collect();
     writeln!(out, "threads   {}", rows.join(", "))
+}
+
+/// All of the threads' time, in parts that add up.
+fn write_shares(out: &mut String, recording: &Recording, shares: &Shares, width: usize) -> std::fmt::Result {
+    let all = shares.elapsed_ns.max(1) as f64;
+    let seconds = shares.elapsed_ns as f64 / 1e9;
+    let lived_on = (seconds / recording.duration.as_secs_f64().max(0.001) - shares.threads as f64).abs() < 0.01;
+    let of = match shares.threads {
+        1 => format!("of {seconds:.1} s of 1 thread"),
+        threads if lived_on => format!("of {:.1} s x {threads} threads", recording.duration.as_secs_f64()),
+        threads => format!("of {seconds:.1} s of {threads} threads"),
+    };
+    let mut parts = vec![(shares.on_cpu_ns, "on the CPU".to_owned()), (shares.run_queue_ns, "waiting for one".to_owned())];
+    parts.extend(shares.waits.iter().take(TOP_WAITS).map(|wait| {
+        let function = wait.function.as_ref().map_or(String::new(), |function| format!(" in {}", cut(function, 40)));
+        (wait.ns, format!("{}{function}", wait.reason))
+    }));
+    let others = shares.waits.iter().skip(TOP_WAITS).map(|wait| wait.ns).sum();
+    parts.push((others, "other waits".to_owned()));
+    parts.push((shares.brief_ns, "short waits".to_owned()));
+    parts.push((shares.residual_ns, "not accounted".to_owned()));
+    let mut line = format!("time      {of}:");
+    let mut separator = "";
+    for (ns, what) in parts {
+        let percent = 100.0 * ns as f64 / all;
+        if percent < 0.05 {
+            continue;
+        }
+        let part = if percent < 9.95 { format!("{percent:.1} % {what}") } else { format!("{percent:.0} % {what}") };
+        let length = line.lines().last().unwrap_or_default().chars().count();
+        line += separator;
+        line += if length + part.chars().count() + 3 > width.max(60) { "\n          " } else { " " };
+        line += &part;
+        separator = ",";
+    }
+    writeln!(out, "{line}")
 }
 
 fn write_ledger(out: &mut String, recording: &Recording) -> std::fmt::Result {

@@ -10,7 +10,7 @@ pub mod perf;
 pub mod ring;
 pub mod threads;
 
-use crate::model::StackEnd;
+use crate::model::{OffCpuState, StackEnd};
 use crate::process::Change;
 
 /// One sample as it left the kernel. Its addresses are in its [`Batch`].
@@ -26,9 +26,36 @@ pub struct RawSample {
     pub end: StackEnd,
     /// Whether any of its frames was found where nothing says how: by frame pointer, or by search.
     pub guessed: bool,
+    /// What was observed.
+    pub what: Observation,
     first_frame: usize,
     kernel_frames: usize,
     user_frames: usize,
+}
+
+/// What a sample says of its thread.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Observation {
+    /// A tick of the clock hit it.
+    OnCpu,
+    /// It has waited, up to the sample's time, with this stack.
+    Wait {
+        /// For what kind of event; `None`: for a CPU alone.
+        state: Option<OffCpuState>,
+        /// How long for the event.
+        blocked_ns: u64,
+        /// How long then for a CPU.
+        queued_ns: u64,
+        /// Whether it waits still: then only the kernel's part of the stack is known.
+        open: bool,
+    },
+    /// With this stack it wakes another thread, which waits.
+    Wake {
+        /// That thread.
+        woken_tid: u32,
+        /// How long that one has waited.
+        blocked_ns: u64,
+    },
 }
 
 /// Something the kernel reported.
@@ -110,6 +137,11 @@ impl RawSample {
     pub fn frames<'a>(&self, frames: &'a [u64]) -> Frames<'a> {
         let (kernel, rest) = frames[self.first_frame..].split_at(self.kernel_frames);
         Frames { kernel, user: &rest[..self.user_frames] }
+    }
+
+    /// Whether the kernel's side did not know the thread's name.
+    pub fn has_no_name(&self) -> bool {
+        self.comm[0] == 0
     }
 
     /// The thread's name.

@@ -10,7 +10,7 @@ use perf_event::data::{Comm, Exit, Fork, Lost, LostSamples, Mmap2, RecordMetadat
 use perf_event::events::Software;
 use perf_event::{Builder, Clock, Counter, SampleFlag, Sampler};
 
-use super::{Batch, RawSample};
+use super::{Batch, Observation, RawSample};
 use crate::model::StackEnd;
 use crate::process::{Change, FileId, Region};
 
@@ -226,6 +226,7 @@ impl<'a> Visitor<'a> for Reader<'_> {
             comm: thread_name(pid, tid),
             end: StackEnd::FramePointersOnly,
             guessed: false,
+            what: Observation::OnCpu,
             first_frame: 0,
             kernel_frames: kernel.len(),
             user_frames: user.len(),

@@ -3,10 +3,11 @@
 use std::borrow::BorrowMut;
 
 use aya::maps::{MapData, RingBuf};
-use cputrace_common::sample::{End, SampleHeader};
+use cputrace_common::sample::{End, SampleHeader, kind};
+use cputrace_common::thread::state;
 
-use super::{Batch, RawSample};
-use crate::model::StackEnd;
+use super::{Batch, Observation, RawSample};
+use crate::model::{OffCpuState, StackEnd};
 
 /// Takes all that is there. A record that makes no sense is counted and skipped.
 pub fn drain<T: BorrowMut<MapData>>(ring: &mut RingBuf<T>, batch: &mut Batch) {
@@ -21,13 +22,15 @@ fn read(record: &[u8], batch: &mut Batch) -> Option<()> {
     let (header, frames) = record.split_first_chunk::<{ size_of::<SampleHeader>() }>()?;
     // SAFETY: any bit pattern is a valid header (integers only), and `read_unaligned` asks for no alignment.
     let header = unsafe { header.as_ptr().cast::<SampleHeader>().read_unaligned() };
-    let SampleHeader { time_ns, tgid, tid, cpu: _, kernel_frames, user_frames, end, guessed, comm } = header;
+    let what = observation(&header)?;
+    let SampleHeader { time_ns, tgid, tid, kernel_frames, user_frames, end, guessed, comm, .. } = header;
     let sample = RawSample {
         pid: tgid,
         tid,
         comm,
         end: stack_end(End::from_u32(end)?),
         guessed: guessed > 0,
+        what,
         first_frame: 0,
         kernel_frames: kernel_frames.into(),
         user_frames: user_frames.into(),
@@ -36,6 +39,19 @@ fn read(record: &[u8], batch: &mut Batch) -> Option<()> {
     let frames = frames.get(..sample.kernel_frames + sample.user_frames)?;
     batch.push_sample(time_ns, sample, frames.iter().map(|frame| u64::from_ne_bytes(*frame)));
     Some(())
+}
+
+fn observation(header: &SampleHeader) -> Option<Observation> {
+    let SampleHeader { kind, state, blocked_ns, queued_ns, woken_tid, .. } = *header;
+    let off_cpu = || OffCpuState::ALL.get(state.checked_sub(state::BLOCKED)? as usize).copied();
+    Some(match kind {
+        kind::ON_CPU => Observation::OnCpu,
+        kind::WAIT | kind::OPEN_WAIT => {
+            Observation::Wait { state: off_cpu(), blocked_ns, queued_ns, open: kind == kind::OPEN_WAIT }
+        }
+        kind::WAKE => Observation::Wake { woken_tid, blocked_ns },
+        _ => return None,
+    })
 }
 
 fn stack_end(end: End) -> StackEnd {

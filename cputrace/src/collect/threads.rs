@@ -80,13 +80,14 @@ impl ThreadTimes {
         let before = self.stats_before;
         let lost = |stats: SchedStats| stats.waits_lost + stats.waits_busy;
         let ledger = SchedulerLedger {
-            switches: stats.switches - before.switches,
             threads_lost: stats.threads_full - before.threads_full,
             ends_lost: stats.ends_lost - before.ends_lost,
             clock_errors: stats.clock_errors - before.clock_errors,
             recovered: stats.recovered - before.recovered,
             waits: stats.waits - before.waits,
             waits_lost: lost(stats) - lost(before),
+            wakes: stats.wakes - before.wakes,
+            wakes_lost: stats.wakes_lost - before.wakes_lost,
         };
         Ok((times, ledger))
     }

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
-use aya::programs::{BtfTracePoint, Iter, PerfEvent, Program, ProgramError, RawTracePoint};
+use aya::programs::{BtfTracePoint, FExit, Iter, PerfEvent, Program, ProgramError, RawTracePoint};
 use aya::{Btf, Ebpf, EbpfLoader, Endianness};
 use cputrace_common::config::filter;
 use cputrace_common::stat::Stats;
@@ -26,6 +26,9 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("CPUTRACE_BPF_OBJECT"));
 
 /// The ring buffer of ended threads: a tenth of a second of 30,000 ends a second.
 const ENDS_BYTES: u32 = 1 << 20;
+
+/// The tracepoint at a switch's end: Linux 6.15.
+const SCHED_EXIT: &str = "sched_exit_tp";
 
 /// Why the eBPF tier is not to be had.
 #[derive(Debug, thiserror::Error)]
@@ -102,6 +105,36 @@ pub struct Config {
     pub ring_bytes: u32,
     /// Whether each thread's time is accounted.
     pub accounting: bool,
+    /// With the account: the waits that are sent with their stacks; `None`: none are.
+    pub waits: Option<Waits>,
+}
+
+/// Which waits are sent with their stacks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Waits {
+    /// Those of at least this length.
+    pub min: Duration,
+    /// Whether the stacks of those who end them are sent too.
+    pub wakers: bool,
+}
+
+/// Where a wait's stack is taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WaitHook {
+    /// As the thread runs again, at the tracepoint `sched_exit_tp` (Linux 6.15).
+    SchedExit,
+    /// As the thread runs again, at the end of the kernel's function `schedule`.
+    ScheduleReturns,
+}
+
+impl WaitHook {
+    /// The kernel's name of the place.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::SchedExit => "tracepoint sched_exit_tp",
+            Self::ScheduleReturns => "fexit of schedule",
+        }
+    }
 }
 
 /// The object in the kernel. Dropping it detaches and unloads everything.
@@ -112,6 +145,7 @@ pub struct Object {
     ring: RingBuf<MapData>,
     unwind: Option<UnwindMaps>,
     sched: Option<SchedMaps>,
+    wait_hook: Option<WaitHook>,
     /// Run-time statistics of the kernel's eBPF programs are on while this is open.
     run_time_stats: Option<OwnedFd>,
     /// What is off, one sentence each.
@@ -148,6 +182,8 @@ impl Object {
         let offsets_known = offsets.is_some();
         let TaskOffsets { tgid, sum_exec_runtime, nr_migrations, stack } = offsets.unwrap_or_default();
         let period_ns = config.period.map_or(0, |period| period.as_nanos() as u64);
+        let off_cpu_min_ns = config.waits.map_or(0, |waits| (waits.min.as_nanos() as u64).max(1));
+        let exits_are_seen = types.as_ref().is_ok_and(|types| types.tracepoint_parameters(SCHED_EXIT).is_some());
         let mut ebpf = EbpfLoader::new()
             .btf(None)
             .override_global("FILTER", &mode, true)
@@ -161,6 +197,8 @@ impl Object {
             .override_global("FOLLOW", &u32::from(follow), true)
             .override_global("HAS_TASK_PT_REGS", &u32::from(offsets_known && has_task_pt_regs()), true)
             .override_global("ACCOUNTING", &u32::from(accounts), true)
+            .override_global("OFF_CPU_MIN_NS", &off_cpu_min_ns, true)
+            .override_global("PREEMPTED_WAITS", &u32::from(exits_are_seen), true)
             .override_global("THREADS_MASK", &(places - 1), true)
             .override_global("TASK_PID", &sched.pid, true)
             .override_global("TASK_STATE", &sched.state, true)
@@ -196,17 +234,23 @@ impl Object {
         let ring = take_map(&mut ebpf, "SAMPLES")?;
         let run_time_stats = aya::sys::enable_stats(aya::sys::Stats::RunTime).ok();
         let unwind = Some(UnwindMaps::take(&mut ebpf)?);
-        let sched = match &types {
-            Ok(types) if accounts => match attach_scheduler(&mut ebpf, types) {
-                Ok(()) => Some(SchedMaps::take(&mut ebpf, places)?),
-                Err(error) => {
-                    notes.push(format!("the threads' time is not accounted: {error}"));
-                    None
+        let (mut sched, mut wait_hook) = (None, None);
+        if let (Ok(types), true) = (&types, accounts) {
+            let mut or_note = |what: &str, attached: Result<(), EbpfError>| {
+                attached.inspect_err(|error| notes.push(format!("{what}: {error}"))).is_ok()
+            };
+            if or_note("the threads' time is not accounted", attach_scheduler(&mut ebpf, types)) {
+                if let Some(waits) = config.waits {
+                    let attached = attach_waits(&mut ebpf, types).map(|hook| wait_hook = Some(hook));
+                    if or_note("waits have no stacks", attached) && waits.wakers {
+                        or_note("who ends waits is not known", attach_wakers(&mut ebpf, types));
+                    }
                 }
-            },
-            _ => None,
-        };
-        Ok(Self { ebpf, targets, stats, ring, unwind, sched, run_time_stats, notes })
+                // Last: programs cannot be loaded any more once their maps are taken.
+                sched = Some(SchedMaps::take(&mut ebpf, places)?);
+            }
+        }
+        Ok(Self { ebpf, targets, stats, ring, unwind, sched, wait_hook, run_time_stats, notes })
     }
 
     /// What is off on this kernel, one sentence each.
@@ -247,9 +291,23 @@ impl Object {
         self.sched.take()
     }
 
+    /// Where the stacks of waits are taken; `None` where they are not.
+    pub fn wait_hook(&self) -> Option<WaitHook> {
+        self.wait_hook
+    }
+
     /// Enters the threads that are there and belong to targets in the table; those in it stay.
     pub fn seed_threads(&mut self) -> Result<(), EbpfError> {
-        let program: &mut Iter = typed(&mut self.ebpf, "seed_threads")?;
+        self.iterate("seed_threads")
+    }
+
+    /// Brings the kernel's own account of the threads in the table up to date, and has the waits sent that last.
+    pub fn look_at_threads(&mut self) -> Result<(), EbpfError> {
+        self.iterate("look_at_threads")
+    }
+
+    fn iterate(&mut self, program: &'static str) -> Result<(), EbpfError> {
+        let program: &mut Iter = typed(&mut self.ebpf, program)?;
         let list = |error: &dyn std::fmt::Display| EbpfError::ThreadList(error.to_string());
         let link = program.attach().and_then(|id| program.take_link(id)).map_err(|error| list(&error))?;
         let mut iterator = link.into_file().map_err(|error| list(&error))?;
@@ -283,11 +341,41 @@ fn attach_scheduler(ebpf: &mut Ebpf, types: &KernelTypes) -> Result<(), EbpfErro
     let btf = Btf::parse(&types.hooks(&HOOKS), Endianness::default());
     let refused = |program| move |source| EbpfError::Program { program, source };
     let btf = btf.map_err(|error| EbpfError::Program { program: "sched_switch", source: error.into() })?;
-    let seeds: &mut Iter = typed(ebpf, "seed_threads")?;
-    seeds.load("task", &btf).map_err(refused("seed_threads"))?;
+    for name in ["seed_threads", "look_at_threads"] {
+        let program: &mut Iter = typed(ebpf, name)?;
+        program.load("task", &btf).map_err(refused(name))?;
+    }
     let switches: &mut BtfTracePoint = typed(ebpf, "sched_switch")?;
     let attached = switches.load("sched_switch", &btf).and_then(|()| switches.attach());
     attached.map(drop).map_err(refused("sched_switch"))
+}
+
+/// The program that sends waits with their stacks.
+fn attach_waits(ebpf: &mut Ebpf, types: &KernelTypes) -> Result<WaitHook, EbpfError> {
+    const HOOKS: [&str; 2] = ["btf_trace_sched_exit_tp", "schedule"];
+    let btf = Btf::parse(&types.hooks(&HOOKS), Endianness::default());
+    let refused = |program| move |source| EbpfError::Program { program, source };
+    let btf = btf.map_err(|error| EbpfError::Program { program: "sched_exit", source: error.into() })?;
+    Ok(if types.tracepoint_parameters(SCHED_EXIT).is_some() {
+        let exits: &mut BtfTracePoint = typed(ebpf, "sched_exit")?;
+        let attached = exits.load(SCHED_EXIT, &btf).and_then(|()| exits.attach());
+        attached.map(drop).map_err(refused("sched_exit"))?;
+        WaitHook::SchedExit
+    } else {
+        let returns: &mut FExit = typed(ebpf, "schedule_returns")?;
+        let attached = returns.load("schedule", &btf).and_then(|()| returns.attach());
+        attached.map(drop).map_err(refused("schedule_returns"))?;
+        WaitHook::ScheduleReturns
+    })
+}
+
+/// The program that sends who ends a wait, with the stack of that.
+fn attach_wakers(ebpf: &mut Ebpf, types: &KernelTypes) -> Result<(), EbpfError> {
+    let refused = |source| EbpfError::Program { program: "sched_waking", source };
+    let btf = Btf::parse(&types.hooks(&["btf_trace_sched_waking"]), Endianness::default());
+    let btf = btf.map_err(|error| refused(error.into()))?;
+    let wakes: &mut BtfTracePoint = typed(ebpf, "sched_waking")?;
+    wakes.load("sched_waking", &btf).and_then(|()| wakes.attach()).map(drop).map_err(refused)
 }
 
 /// Places of the table of threads: for eight times as many as there are on the whole host, for targets a fixed number

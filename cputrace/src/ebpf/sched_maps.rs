@@ -65,7 +65,6 @@ impl SchedMaps {
         let mut sum = SchedStats::default();
         for stats in values.iter() {
             let SchedStats {
-                switches,
                 threads_full,
                 ends_lost,
                 clock_errors,
@@ -73,8 +72,9 @@ impl SchedMaps {
                 waits,
                 waits_lost,
                 waits_busy,
+                wakes,
+                wakes_lost,
             } = *stats;
-            sum.switches += switches;
             sum.threads_full += threads_full;
             sum.ends_lost += ends_lost;
             sum.clock_errors += clock_errors;
@@ -82,6 +82,8 @@ impl SchedMaps {
             sum.waits += waits;
             sum.waits_lost += waits_lost;
             sum.waits_busy += waits_busy;
+            sum.wakes += wakes;
+            sum.wakes_lost += wakes_lost;
         }
         Ok(sum)
     }

@@ -6,7 +6,7 @@ use inferno::flamegraph::color::MultiPalette;
 use inferno::flamegraph::{Options, Palette};
 
 use super::{Exporter, folded::folded};
-use crate::model::{Recording, Target};
+use crate::model::{Aspect, Recording, Target, View};
 
 /// A flame graph.
 #[derive(Debug)]
@@ -29,23 +29,23 @@ impl Exporter for Flamegraph {
         "image/svg+xml"
     }
 
-    fn export(&self, recording: &Recording, out: &mut dyn Write) -> io::Result<()> {
+    fn export(&self, recording: &Recording, view: View, out: &mut dyn Write) -> io::Result<()> {
         let mut lines: Vec<String> =
-            folded(&recording.profile).into_iter().map(|(stack, count)| format!("{stack} {count}")).collect();
+            folded(recording, view).into_iter().map(|(stack, weight)| format!("{stack} {weight}")).collect();
         if lines.is_empty() {
             // inferno draws nothing at all, and that is an error there.
             lines.push("[no samples] 1".to_owned());
         }
         let mut options = Options::default();
-        options.title = title(recording);
-        options.subtitle = Some(subtitle(recording));
-        options.count_name = "samples".to_owned();
+        options.title = title(recording, view);
+        options.subtitle = Some(subtitle(recording, view));
+        options.count_name = view.unit().to_owned();
         options.colors = Palette::Multi(MultiPalette::Perl);
         inferno::flamegraph::from_lines(&mut options, lines.iter().map(String::as_str), out).map_err(io::Error::other)
     }
 }
 
-fn title(recording: &Recording) -> String {
+fn title(recording: &Recording, view: View) -> String {
     let name = |target: &Target| match target {
         Target::Pid(pid) => {
             let timeline = recording.timelines.iter().find(|timeline| timeline.pid == *pid);
@@ -57,10 +57,14 @@ fn title(recording: &Recording) -> String {
         Target::Command(words) => words.join(" "),
     };
     let names: Vec<_> = recording.targets.iter().map(name).collect();
-    format!("On-CPU time of {}", names.join(", "))
+    format!("{} of {}", view.aspect.title(), names.join(", "))
 }
 
-fn subtitle(recording: &Recording) -> String {
+fn subtitle(recording: &Recording, view: View) -> String {
+    if view.aspect != Aspect::OnCpu {
+        let threads = recording.threads.len();
+        return format!("{threads} threads in {:.1} s", recording.duration.as_secs_f64());
+    }
     let sampling = &recording.sampling;
     let clock = sampling.clock.map_or("no clock", |clock| clock.name());
     let (seconds, samples) = (recording.duration.as_secs_f64(), recording.ledger.samples_kept);

@@ -1,12 +1,12 @@
 //! Folded stacks, the format of Brendan Gregg's flame graph tools: `process;root;…;leaf count`, a line a stack.
 //!
-//! As those tools have it, `_[k]` marks a function in the kernel and `_[i]` one inlined into its caller.
+//! Counts are samples, or microseconds of what is not sampled. As those tools have it, `_[k]` marks a function in the kernel and `_[i]` one inlined into its caller.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use super::Exporter;
-use crate::model::{MappingKind, Profile, Recording, Sample};
+use crate::model::{MappingKind, Profile, Recording, View, Weight};
 
 /// Folded stacks.
 #[derive(Debug)]
@@ -29,28 +29,30 @@ impl Exporter for Folded {
         "text/plain; charset=utf-8"
     }
 
-    fn export(&self, recording: &Recording, out: &mut dyn Write) -> io::Result<()> {
-        for (stack, count) in folded(&recording.profile) {
-            writeln!(out, "{stack} {count}")?;
+    fn export(&self, recording: &Recording, view: View, out: &mut dyn Write) -> io::Result<()> {
+        for (stack, weight) in folded(recording, view) {
+            writeln!(out, "{stack} {weight}")?;
         }
         Ok(())
     }
 }
 
-/// Each distinct stack with its samples, in order of their text.
-pub(super) fn folded(profile: &Profile) -> BTreeMap<String, u64> {
-    let mut lines = BTreeMap::new();
-    for sample in profile.samples() {
-        *lines.entry(line(profile, sample)).or_default() += sample.count;
+/// Each distinct stack of a view with its weight, in order of their text.
+pub(super) fn folded(recording: &Recording, view: View) -> BTreeMap<String, u64> {
+    let (profile, weights) = view.of(recording);
+    let mut lines: BTreeMap<_, u64> = BTreeMap::new();
+    for weight in weights {
+        let sum = lines.entry(line(&profile, &weight)).or_default();
+        *sum = sum.saturating_add(weight.weight);
     }
     lines
 }
 
-fn line(profile: &Profile, sample: &Sample) -> String {
-    let thread = &profile.threads()[sample.thread.index()];
+fn line(profile: &Profile, weight: &Weight) -> String {
+    let thread = &profile.threads()[weight.thread.index()];
     let process = &profile.processes()[thread.process.index()];
     let mut frames: Vec<String> = Vec::new();
-    for id in profile.frames(sample.stack) {
+    for id in profile.frames(weight.stack) {
         let location = &profile.locations()[id.index()];
         let kernel = profile.mappings()[location.mapping.index()].kind == MappingKind::Kernel;
         let names = profile.names(id);

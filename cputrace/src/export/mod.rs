@@ -11,7 +11,7 @@ pub mod trace_json;
 use std::io::{self, Write};
 use std::path::Path;
 
-use crate::model::Recording;
+use crate::model::{Aspect, Recording, View};
 
 /// Writes a recording in one format. Knows no files and no destination.
 pub trait Exporter: Sync {
@@ -23,8 +23,17 @@ pub trait Exporter: Sync {
     fn endings(&self) -> &'static [&'static str];
     /// MIME type.
     fn content_type(&self) -> &'static str;
-    /// Writes the recording. Only `out` can fail.
-    fn export(&self, recording: &Recording, out: &mut dyn Write) -> io::Result<()>;
+    /// Writes the recording; where the format has room for one look at it only, `view`. Only `out` can fail.
+    fn export(&self, recording: &Recording, view: View, out: &mut dyn Write) -> io::Result<()>;
+}
+
+/// A format, and what it is to show.
+#[derive(Clone, Copy)]
+pub struct Format<'a> {
+    /// The format.
+    pub exporter: &'a dyn Exporter,
+    /// What to show, where it can show one thing only.
+    pub view: View,
 }
 
 /// All formats.
@@ -51,6 +60,12 @@ fn list(what: fn(&dyn Exporter) -> &'static str) -> String {
 pub fn by_name(name: &str) -> Result<&'static dyn Exporter, FormatError> {
     let found = EXPORTERS.iter().find(|exporter| exporter.name() == name);
     found.copied().ok_or_else(|| FormatError::Name(name.to_owned()))
+}
+
+/// What a file is to show: `NAME.off-cpu.svg` shows the time off the CPU, and a name without such a part that on it.
+pub fn aspect_of(path: &Path) -> Option<Aspect> {
+    let name = path.file_name()?.to_str()?;
+    name.split('.').find_map(|part| Aspect::ALL.iter().copied().find(|aspect| aspect.name() == part))
 }
 
 /// The format that a file's ending means; `.gz` and `.zst` behind it are the sink's.

@@ -10,7 +10,8 @@ use std::time::UNIX_EPOCH;
 use prost::Message;
 
 use super::Exporter;
-use crate::model::{MappingKind, Profile, Recording};
+use crate::model::view::with_wall;
+use crate::model::{MappingKind, Profile, Recording, View};
 
 /// pprof.
 #[derive(Debug)]
@@ -33,7 +34,7 @@ impl Exporter for Pprof {
         "application/octet-stream"
     }
 
-    fn export(&self, recording: &Recording, out: &mut dyn Write) -> io::Result<()> {
+    fn export(&self, recording: &Recording, _view: View, out: &mut dyn Write) -> io::Result<()> {
         let mut gzip = flate2::write::GzEncoder::new(out, flate2::Compression::default());
         gzip.write_all(&message(recording).encode_to_vec())?;
         gzip.finish().map(drop)
@@ -179,7 +180,7 @@ fn id(index: usize) -> u64 {
 }
 
 fn message(recording: &Recording) -> proto::Profile {
-    let profile = &recording.profile;
+    let profile = &if recording.threads.is_empty() { recording.profile.clone() } else { with_wall(recording) };
     let mut strings = Strings { table: vec![String::new()], ids: HashMap::from([(String::new(), 0)]) };
     let sample_type: Vec<_> = profile
         .sources()

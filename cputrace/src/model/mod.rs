@@ -4,6 +4,8 @@
 //! - [`profile`]: the tables (strings, mappings, functions, locations, stacks) and the samples.
 //! - [`timeline`]: the `/proc` time series beside it.
 //! - [`thread_time`]: where each thread's time went.
+//! - [`wait`]: waits on their way to samples.
+//! - [`view`]: one way to look at a recording: time on the CPU, off it, or all of it.
 //! - [`ledger`]: what was expected, kept and lost.
 //! - [`recording`]: all of it, with the facts about host, targets and sampling.
 
@@ -12,6 +14,8 @@ pub mod profile;
 pub mod recording;
 pub mod thread_time;
 pub mod timeline;
+pub mod view;
+pub mod wait;
 
 pub use ledger::{Ledger, LossReason, StackEnd};
 pub use profile::{
@@ -21,3 +25,5 @@ pub use profile::{
 pub use recording::{Clock, Host, Overhead, Recording, Sampling, Target, Tier, Unwinding};
 pub use thread_time::{OffCpuState, SchedulerLedger, ThreadTime, WaitHistogram};
 pub use timeline::{Point, Timeline};
+pub use view::{Aspect, View, Weight};
+pub use wait::{Wait, WaitEvent, WaitKey, Waits, Wake, WakeId};

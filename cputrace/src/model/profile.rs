@@ -85,6 +85,8 @@ pub enum MappingKind {
     Anonymous,
     /// An address that no known mapping covers.
     Unmapped,
+    /// No code at all: a frame that says something of the stack below it, in brackets.
+    Label,
 }
 
 /// A file (or another piece of memory) that code was found in.
@@ -390,6 +392,36 @@ impl Profile {
         let id = intern(&mut self.threads, &mut self.thread_ids, (process, tid), ThreadId, || row);
         self.threads[id.index()].name = name;
         id
+    }
+
+    /// The id of a thread whose name is not known; an earlier name stays.
+    pub fn thread_of(&mut self, process: ProcessId, tid: u32) -> ThreadId {
+        let name = self.processes[process.index()].name;
+        intern(&mut self.threads, &mut self.thread_ids, (process, tid), ThreadId, || Thread { process, tid, name })
+    }
+
+    /// The id of a place that is none in code: `text` as a frame.
+    pub fn label(&mut self, text: &str) -> LocationId {
+        let (name, path, file) = (self.string(text), self.string("[label]"), self.string(""));
+        let mapping = self.mapping(Mapping { kind: MappingKind::Label, path, build_id: None });
+        let function = self.function(Function { name, system_name: name, file, start_line: 0 });
+        let location = self.location(mapping, ElfAddr(u64::from(name.0)));
+        self.set_lines(location, Ok(vec![Line { function, line: 0 }]));
+        location
+    }
+
+    /// The text of a label that is a stack's leaf.
+    pub fn leaf_label(&self, stack: Option<StackId>) -> Option<&str> {
+        let location = &self.locations[self.stacks[stack?.index()].location.index()];
+        let is_label = self.mappings[location.mapping.index()].kind == MappingKind::Label;
+        let line = location.lines.first().filter(|_| is_label)?;
+        Some(self.text(self.functions[line.function.index()].name))
+    }
+
+    /// The source with this name, if there is one.
+    pub fn source_by_name(&self, name: &str) -> Option<SourceId> {
+        let index = self.sources.iter().position(|source| self.text(source.name) == name)?;
+        u32::try_from(index).ok().map(SourceId)
     }
 
     /// The id of a source, stored if it is new.

@@ -85,8 +85,6 @@ impl ThreadTime {
 /// What the account of the threads' time lacks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct SchedulerLedger {
-    /// Switches that were accounted.
-    pub switches: u64,
     /// Threads for which there was no place.
     pub threads_lost: u64,
     /// Ended threads whose account got lost.
@@ -99,4 +97,8 @@ pub struct SchedulerLedger {
     pub waits: u64,
     /// Waits over the threshold whose stack is lost.
     pub waits_lost: u64,
+    /// Wake-ups after such waits that were kept with the waker's stack.
+    pub wakes: u64,
+    /// Wake-ups after such waits whose stack is lost.
+    pub wakes_lost: u64,
 }

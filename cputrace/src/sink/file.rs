@@ -6,7 +6,7 @@ use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-use crate::export::Exporter;
+use crate::export::Format;
 use crate::model::Recording;
 
 /// A recording that could not be written.
@@ -38,28 +38,28 @@ pub struct Written {
 }
 
 /// Writes `recording` to `path`, or to standard output for `-`.
-pub fn write(recording: &Recording, exporter: &dyn Exporter, path: &Path) -> Result<Written, SinkError> {
+pub fn write(recording: &Recording, format: Format<'_>, path: &Path) -> Result<Written, SinkError> {
     let written = if path == Path::new("-") {
-        to_stream(recording, exporter, path, io::stdout().lock())
+        to_stream(recording, format, path, io::stdout().lock())
     } else {
-        to_file(recording, exporter, path)
+        to_file(recording, format, path)
     };
     let bytes = written.map_err(|source| SinkError { path: path.to_owned(), source })?;
     Ok(Written { path: path.to_owned(), bytes })
 }
 
 /// To a file of another name beside it, and then renamed: a reader sees the old one or the new one.
-fn to_file(recording: &Recording, exporter: &dyn Exporter, path: &Path) -> io::Result<u64> {
+fn to_file(recording: &Recording, format: Format<'_>, path: &Path) -> io::Result<u64> {
     // A device or a pipe is written to as it is.
     if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
-        return to_stream(recording, exporter, path, fs::OpenOptions::new().write(true).open(path)?);
+        return to_stream(recording, format, path, fs::OpenOptions::new().write(true).open(path)?);
     }
     let directory = match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
     };
     let mut file = tempfile::Builder::new().prefix(".cputrace-").tempfile_in(directory)?;
-    let bytes = to_stream(recording, exporter, path, file.as_file_mut())?;
+    let bytes = to_stream(recording, format, path, file.as_file_mut())?;
     file.as_file().set_permissions(Permissions::from_mode(0o666 & !umask()))?;
     // Under sudo the file belongs to whom the terminal belongs to; if that fails it is still written.
     if let (Some(user), Some(group)) = (id("SUDO_UID"), id("SUDO_GID")) {
@@ -82,21 +82,22 @@ fn umask() -> u32 {
 }
 
 /// Compressed by the ending of `path`, unless the format is compressed by itself.
-fn to_stream(recording: &Recording, exporter: &dyn Exporter, path: &Path, out: impl Write) -> io::Result<u64> {
+fn to_stream(recording: &Recording, format: Format<'_>, path: &Path, out: impl Write) -> io::Result<u64> {
+    let Format { exporter, view } = format;
     let mut out = BufWriter::new(Counting { out, bytes: 0 });
     let compressed_format = exporter.endings().iter().any(|ending| ending.ends_with(".gz"));
     match path.extension().and_then(OsStr::to_str) {
         Some("gz") if !compressed_format => {
             let mut gzip = flate2::write::GzEncoder::new(&mut out, flate2::Compression::default());
-            exporter.export(recording, &mut gzip)?;
+            exporter.export(recording, view, &mut gzip)?;
             gzip.finish()?;
         }
         Some("zst") => {
             let mut zstd = zstd::Encoder::new(&mut out, zstd::DEFAULT_COMPRESSION_LEVEL)?;
-            exporter.export(recording, &mut zstd)?;
+            exporter.export(recording, view, &mut zstd)?;
             zstd.finish()?;
         }
-        _ => exporter.export(recording, &mut out)?,
+        _ => exporter.export(recording, view, &mut out)?,
     }
     out.flush()?;
     Ok(out.get_ref().bytes)

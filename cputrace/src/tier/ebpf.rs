@@ -7,7 +7,7 @@ use cputrace_common::stat::Stats;
 use super::{Sampler, Scope, Ticks, TierError, online_cpus};
 use crate::collect::threads::ThreadTimes;
 use crate::collect::{Batch, perf::PerfRings, ring};
-use crate::ebpf::{Config, EbpfError, Object};
+use crate::ebpf::{Config, EbpfError, Object, WaitHook};
 use crate::model::{LossReason, SchedulerLedger, ThreadTime, Tier};
 use crate::source::on_cpu::OnCpuClock;
 use crate::unwind::{UnwindStats, Unwinder};
@@ -44,6 +44,7 @@ impl EbpfSampler {
             period: clock.period(),
             ring_bytes,
             accounting: scope.accounting,
+            waits: scope.waits,
         })?;
         notes.extend_from_slice(object.notes());
         scope.pids.iter().try_for_each(|&pid| object.add_target(pid))?;
@@ -106,7 +107,13 @@ impl Sampler for EbpfSampler {
     }
 
     fn threads(&mut self, now_ns: u64) -> Result<Option<(Vec<ThreadTime>, SchedulerLedger)>, TierError> {
-        self.threads.as_mut().map(|threads| threads.finish(now_ns)).transpose().map_err(TierError::Ebpf)
+        let Some(threads) = &mut self.threads else { return Ok(None) };
+        self.object.look_at_threads()?;
+        Ok(Some(threads.finish(now_ns)?))
+    }
+
+    fn wait_hook(&self) -> Option<WaitHook> {
+        self.object.wait_hook()
     }
 
     fn ticks(&mut self) -> Result<Ticks, TierError> {

@@ -13,7 +13,7 @@ use std::io;
 use std::time::Duration;
 
 use crate::collect::Batch;
-use crate::ebpf::{EbpfError, Filter};
+use crate::ebpf::{EbpfError, Filter, WaitHook, Waits};
 use crate::model::{Clock, LossReason, SchedulerLedger, ThreadTime, Tier};
 use crate::unwind::UnwindStats;
 
@@ -71,6 +71,8 @@ pub struct Scope<'a> {
     pub unwind_kb: u64,
     /// Whether each thread's time is accounted.
     pub accounting: bool,
+    /// With the account: which waits are kept with their stacks.
+    pub waits: Option<Waits>,
 }
 
 /// What became of the clock's ticks.
@@ -117,6 +119,10 @@ pub trait Sampler {
     /// The time of every thread up to now; `None` where it is not accounted.
     fn threads(&mut self, _now_ns: u64) -> Result<Option<(Vec<ThreadTime>, SchedulerLedger)>, TierError> {
         Ok(None)
+    }
+    /// Where the stacks of waits are taken; `None` where they are not.
+    fn wait_hook(&self) -> Option<WaitHook> {
+        None
     }
     /// What became of the ticks so far.
     fn ticks(&mut self) -> Result<Ticks, TierError>;

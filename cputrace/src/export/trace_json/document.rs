@@ -180,13 +180,14 @@ pub(super) struct ThreadTime {
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Scheduler {
-    pub(super) switches: u64,
     pub(super) threads_lost: u64,
     pub(super) ends_lost: u64,
     pub(super) clock_errors: u64,
     pub(super) recovered: u64,
     pub(super) waits: u64,
     pub(super) waits_lost: u64,
+    pub(super) wakes: u64,
+    pub(super) wakes_lost: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -11,7 +11,7 @@ mod write;
 use std::io::{self, Write};
 
 use super::Exporter;
-use crate::model::Recording;
+use crate::model::{Recording, View};
 
 pub use read::{ReadError, read};
 
@@ -39,7 +39,7 @@ impl Exporter for TraceJson {
         "application/json"
     }
 
-    fn export(&self, recording: &Recording, out: &mut dyn Write) -> io::Result<()> {
+    fn export(&self, recording: &Recording, _view: View, out: &mut dyn Write) -> io::Result<()> {
         serde_json::to_writer(&mut *out, &write::document(recording)).map_err(io::Error::from)?;
         out.write_all(b"\n")
     }

@@ -131,8 +131,8 @@ fn thread_time(time: document::ThreadTime) -> Result<ThreadTime, ReadError> {
 }
 
 fn scheduler(ledger: document::Scheduler) -> SchedulerLedger {
-    let document::Scheduler { switches, threads_lost, ends_lost, clock_errors, recovered, waits, waits_lost } = ledger;
-    SchedulerLedger { switches, threads_lost, ends_lost, clock_errors, recovered, waits, waits_lost }
+    let document::Scheduler { threads_lost, ends_lost, clock_errors, recovered, waits, waits_lost, wakes, wakes_lost } = ledger;
+    SchedulerLedger { threads_lost, ends_lost, clock_errors, recovered, waits, waits_lost, wakes, wakes_lost }
 }
 
 fn duration(seconds: f64) -> Result<Duration, ReadError> {
@@ -232,8 +232,14 @@ fn profile(tables: &document::Profile) -> Result<Profile, ReadError> {
     let strings: Vec<_> = tables.strings.iter().map(|text| profile.string(text)).collect();
     let mut mappings = Vec::new();
     for mapping in &tables.mappings {
-        let kinds =
-            [MappingKind::File, MappingKind::Kernel, MappingKind::Vdso, MappingKind::Anonymous, MappingKind::Unmapped];
+        let kinds = [
+            MappingKind::File,
+            MappingKind::Kernel,
+            MappingKind::Vdso,
+            MappingKind::Anonymous,
+            MappingKind::Unmapped,
+            MappingKind::Label,
+        ];
         let kind = kinds.into_iter().find(|kind| kind_name(*kind) == mapping.kind);
         let kind = kind.ok_or(ReadError::Damaged("a kind of mapping that there is not"))?;
         let build_id = mapping.build_id.as_deref().map(build_id).transpose()?;

@@ -184,8 +184,8 @@ fn thread_time(time: &ThreadTime) -> document::ThreadTime {
 }
 
 fn scheduler(ledger: SchedulerLedger) -> document::Scheduler {
-    let SchedulerLedger { switches, threads_lost, ends_lost, clock_errors, recovered, waits, waits_lost } = ledger;
-    document::Scheduler { switches, threads_lost, ends_lost, clock_errors, recovered, waits, waits_lost }
+    let SchedulerLedger { threads_lost, ends_lost, clock_errors, recovered, waits, waits_lost, wakes, wakes_lost } = ledger;
+    document::Scheduler { threads_lost, ends_lost, clock_errors, recovered, waits, waits_lost, wakes, wakes_lost }
 }
 
 fn target(target: &model::Target) -> document::Target {
@@ -307,6 +307,7 @@ pub(super) fn kind_name(kind: MappingKind) -> &'static str {
         MappingKind::Vdso => "vdso",
         MappingKind::Anonymous => "anonymous",
         MappingKind::Unmapped => "unmapped",
+        MappingKind::Label => "label",
     }
 }
 

@@ -1,0 +1,149 @@
+//! From samples to a [`Profile`] and its [`Waits`]: equal ones added up, addresses normalized while the process lives.
+
+mod wakes;
+
+use std::collections::HashMap;
+
+use rustc_hash::FxBuildHasher;
+
+use crate::collect::{Frames, Observation, RawSample};
+use crate::model::{
+    Event, Mapping, MappingId, Profile, SourceId, StackId, ThreadId, WaitEvent, WaitKey, Waits,
+};
+use crate::process::{Mappings, ObjectId, Place};
+use wakes::Wakes;
+
+/// What a window came to.
+pub struct Aggregate {
+    /// On-CPU samples, and the tables of all stacks.
+    pub profile: Profile,
+    /// Waits with their stacks.
+    pub waits: Waits,
+    /// The object behind each mapping.
+    pub objects: HashMap<MappingId, ObjectId, FxBuildHasher>,
+}
+
+/// Builds the profile of one window.
+pub struct Aggregator {
+    profile: Profile,
+    waits: Waits,
+    wakes: Wakes,
+    source: SourceId,
+    period_ns: u64,
+    start_ns: u64,
+    mapping_ids: HashMap<ObjectId, MappingId, FxBuildHasher>,
+    objects: HashMap<MappingId, ObjectId, FxBuildHasher>,
+}
+
+impl Aggregator {
+    /// A window that starts at `start_ns` (CLOCK_MONOTONIC); each sample of `source` is worth its period.
+    pub fn new(profile: Profile, source: SourceId, start_ns: u64) -> Self {
+        let period_ns = profile.sources()[source.index()].period;
+        Self {
+            profile,
+            waits: Waits::default(),
+            wakes: Wakes::default(),
+            source,
+            period_ns,
+            start_ns,
+            mapping_ids: HashMap::default(),
+            objects: HashMap::default(),
+        }
+    }
+
+    /// Moves the window's start.
+    pub fn start_at(&mut self, start_ns: u64) {
+        self.start_ns = start_ns;
+    }
+
+    /// Adds a sample of a process as `mappings` knows it now.
+    pub fn add(&mut self, time_ns: u64, sample: &RawSample, frames: Frames<'_>, mappings: &mut Mappings) {
+        let thread = self.thread(sample, mappings);
+        let stack = self.stack(sample.pid, frames, mappings);
+        match sample.what {
+            Observation::OnCpu => {
+                let event = Event { at_ns: time_ns.saturating_sub(self.start_ns), value: self.period_ns };
+                self.profile.add((thread, self.source, stack), 1, self.period_ns, Some(event));
+            }
+            Observation::Wake { woken_tid, blocked_ns } => {
+                self.wakes.note(&mut self.waits, time_ns, sample.tid, (thread, stack), (woken_tid, blocked_ns));
+            }
+            Observation::Wait { state, blocked_ns, queued_ns, .. } => {
+                let began_ns = time_ns.saturating_sub(blocked_ns + queued_ns);
+                let wake = self.wakes.end_of_wait(sample.tid, began_ns, time_ns);
+                // What lies before the window is not its own.
+                let before_ns = self.start_ns.saturating_sub(began_ns);
+                let event = WaitEvent {
+                    at_ns: began_ns.saturating_sub(self.start_ns),
+                    blocked_ns: blocked_ns.saturating_sub(before_ns),
+                    queued_ns: queued_ns.saturating_sub(before_ns.saturating_sub(blocked_ns)),
+                };
+                if time_ns > self.start_ns {
+                    self.waits.add(WaitKey { thread, state, stack, wake }, event);
+                }
+            }
+        }
+    }
+
+    /// What was gathered.
+    pub fn finish(self) -> Aggregate {
+        Aggregate { profile: self.profile, waits: self.waits, objects: self.objects }
+    }
+
+    fn thread(&mut self, sample: &RawSample, mappings: &mut Mappings) -> ThreadId {
+        let profile = &mut self.profile;
+        let known = profile.process_by_pid(sample.pid);
+        if let Some(process) = known
+            && sample.has_no_name()
+        {
+            return profile.thread_of(process, sample.tid);
+        }
+        let name = if sample.has_no_name() { mappings.process_name(sample.pid) } else { sample.name() };
+        let process = match known {
+            // The process has the name of its main thread.
+            Some(process) if sample.pid != sample.tid => process,
+            None if sample.pid != sample.tid => profile.process(sample.pid, &mappings.process_name(sample.pid)),
+            _ => profile.process(sample.pid, &name),
+        };
+        profile.thread(process, sample.tid, &name)
+    }
+
+    /// The id of a stack: root first, the user's part before the kernel's.
+    fn stack(&mut self, pid: u32, frames: Frames<'_>, mappings: &mut Mappings) -> Option<StackId> {
+        let mut stack = None;
+        for (depth, &address) in frames.user.iter().enumerate().rev() {
+            let place = mappings.normalize(pid, call(depth, address));
+            stack = Some(self.push(stack, place, mappings));
+        }
+        for (depth, &address) in frames.kernel.iter().enumerate().rev() {
+            let place = Place::in_kernel(call(depth, address));
+            stack = Some(self.push(stack, place, mappings));
+        }
+        stack
+    }
+
+    fn push(&mut self, parent: Option<StackId>, place: Place, mappings: &Mappings) -> StackId {
+        let mapping = self.mapping(place.object, mappings);
+        let location = self.profile.location(mapping, place.address);
+        self.profile.stack(parent, location)
+    }
+
+    fn mapping(&mut self, id: ObjectId, mappings: &Mappings) -> MappingId {
+        if let Some(mapping) = self.mapping_ids.get(&id) {
+            return *mapping;
+        }
+        let object = mappings.object(id);
+        let path = self.profile.string(&object.path.to_string_lossy());
+        let build_id = object.file.as_ref().and_then(|(_, facts)| facts.build_id.clone());
+        let mapping = self.profile.mapping(Mapping { kind: object.kind, path, build_id });
+        self.mapping_ids.insert(id, mapping);
+        self.objects.entry(mapping).or_insert(id);
+        mapping
+    }
+}
+
+/// The instruction that a frame stands for: the interrupted one for the leaf, for its callers the call,
+/// which lies before the address that they return to.
+fn call(depth: usize, address: u64) -> u64 {
+    if depth == 0 { address } else { address.wrapping_sub(1) }
+}

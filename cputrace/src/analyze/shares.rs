@@ -1,0 +1,103 @@
+//! The whole time of all threads in a few numbers: on the CPU, waiting for one, and waiting for what.
+
+use std::collections::HashMap;
+
+use crate::model::{Aspect, MappingKind, Profile, Recording, StackId, view};
+
+/// Where the time went.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Shares {
+    /// Threads.
+    pub threads: usize,
+    /// Their lifetimes within the recording, added up.
+    pub elapsed_ns: u64,
+    /// On the CPU.
+    pub on_cpu_ns: u64,
+    /// Waiting for one.
+    pub run_queue_ns: u64,
+    /// Waiting for something else, by reason, the longest first.
+    pub waits: Vec<WaitShare>,
+    /// Waits that were too short to be kept with their stacks.
+    pub brief_ns: u64,
+    /// What is in no part.
+    pub residual_ns: u64,
+}
+
+/// A reason's part.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WaitShare {
+    /// The reason.
+    pub reason: String,
+    /// The program's function that most of it is in, if there is one.
+    pub function: Option<String>,
+    /// How long.
+    pub ns: u64,
+}
+
+/// Adds up the recording's threads; `None` where their time was not accounted. `hide_idle` leaves out waits in which a thread
+/// has nothing to do.
+pub fn shares(recording: &Recording, hide_idle: bool) -> Option<Shares> {
+    recording.scheduler.as_ref()?;
+    let mut shares = Shares { threads: recording.threads.len(), ..Shares::default() };
+    let mut off_cpu_ns = 0;
+    for time in &recording.threads {
+        shares.elapsed_ns += time.elapsed_ns;
+        shares.on_cpu_ns += time.on_cpu_ns;
+        shares.run_queue_ns += time.run_queue_ns;
+        shares.residual_ns += time.residual_ns().unsigned_abs();
+        off_cpu_ns += time.off_cpu_total_ns();
+    }
+    let profile = &recording.profile;
+    let source = profile.source_by_name(Aspect::OffCpu.name());
+    let mut reasons: HashMap<&str, (u64, HashMap<String, u64>)> = HashMap::new();
+    let mut functions: HashMap<Option<StackId>, Option<String>> = HashMap::new();
+    let mut known_ns = 0_u64;
+    for sample in profile.samples().iter().filter(|sample| Some(sample.source) == source) {
+        let Some(label) = profile.leaf_label(sample.stack) else { continue };
+        let (sum_ns, of_functions) = reasons.entry(label).or_default();
+        *sum_ns = sum_ns.saturating_add(sample.value);
+        known_ns = known_ns.saturating_add(sample.value);
+        if let Some(name) = functions.entry(sample.stack).or_insert_with(|| waiting_function(profile, sample.stack)) {
+            let ns = of_functions.entry(name.clone()).or_default();
+            *ns = ns.saturating_add(sample.value);
+        }
+    }
+    shares.brief_ns = off_cpu_ns.saturating_sub(known_ns);
+    for (label, (ns, functions)) in reasons {
+        if hide_idle && label.starts_with(view::IDLE) {
+            shares.elapsed_ns = shares.elapsed_ns.saturating_sub(ns);
+            continue;
+        }
+        let most = functions.into_iter().max_by(|a, b| (a.1, &b.0).cmp(&(b.1, &a.0)));
+        let function = most.filter(|(_, most_ns)| *most_ns > ns / 2).map(|(name, _)| name);
+        let reason = label.trim_matches(['[', ']']).to_owned();
+        shares.waits.push(WaitShare { reason, function, ns });
+    }
+    shares.waits.sort_by(|a, b| (b.ns, &a.reason).cmp(&(a.ns, &b.reason)));
+    Some(shares)
+}
+
+/// The innermost function that is the program's own, and none of the libraries that all programs wait in.
+fn waiting_function(profile: &Profile, stack: Option<StackId>) -> Option<String> {
+    profile.frames(stack).find_map(|location| {
+        let row = &profile.locations()[location.index()];
+        let mapping = &profile.mappings()[row.mapping.index()];
+        let path = profile.text(mapping.path);
+        let file = path.rsplit('/').next().unwrap_or(path);
+        let is_own = matches!(mapping.kind, MappingKind::File | MappingKind::Anonymous)
+            && !SYSTEM_LIBRARIES.iter().any(|library| file.starts_with(library))
+            && row.unknown.is_none();
+        // The outermost inlined function: what is inlined into it is a detail.
+        let name = profile.names(location).pop().filter(|_| is_own)?;
+        (!SYSTEM_NAMES.iter().any(|prefix| name.starts_with(prefix))).then_some(name)
+    })
+}
+
+/// Files that waits pass through in any program.
+const SYSTEM_LIBRARIES: [&str; 9] = [
+    "libc.", "libc-", "libpthread", "ld-linux", "ld-musl", "libstdc++", "libgcc_s", "libuv", "libglib",
+];
+
+/// Functions that waits pass through and that are linked into programs.
+const SYSTEM_NAMES: [&str; 9] =
+    ["std::", "core::", "alloc::", "<std::", "<core::", "<alloc::", "parking_lot", "__pthread_", "pthread_"];
