@@ -6,6 +6,9 @@ pub const MAX_KERNEL_FRAMES: usize = 127;
 /// User frames kept of one sample.
 pub const MAX_USER_FRAMES: usize = 1024;
 
+/// Words of the registers of a thread whose stack userspace is to unwind.
+pub const REGISTERS: usize = 17;
+
 /// Starts each record in the ring buffer; `kernel_frames` and then `user_frames` addresses of
 /// 8 bytes follow it, leaf first.
 #[repr(C)]
@@ -53,7 +56,8 @@ pub mod kind {
     pub const WAIT: u32 = 1;
     /// The thread wakes another one, which has waited.
     pub const WAKE: u32 = 2;
-    /// The thread waits still; only its frames in the kernel are known, and its name is not.
+    /// The thread waits still; its name is not known, and instead of user frames there are [`REGISTERS`](super::REGISTERS)
+    /// words: its registers by their DWARF numbers, then its program counter.
     pub const OPEN_WAIT: u32 = 3;
 }
 

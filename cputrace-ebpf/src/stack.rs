@@ -7,7 +7,7 @@ use aya_ebpf::{
     helpers::generated::{bpf_get_stack, bpf_get_task_stack},
     programs::PerfEventContext,
 };
-use cputrace_common::sample::{End, MAX_KERNEL_FRAMES};
+use cputrace_common::sample::{End, MAX_KERNEL_FRAMES, REGISTERS};
 
 use crate::{
     sample::Record,
@@ -40,7 +40,7 @@ pub(crate) fn take_in_kernel(ctx: *mut c_void, record: &mut Record) {
     take_user(record, known, || unwind_off_cpu());
 }
 
-/// Of a task that is on no CPU: only the kernel's frames, for its memory is not at hand.
+/// Of a task that is on no CPU: the kernel's frames and the user registers, for its memory is not at hand.
 #[inline(always)]
 pub(crate) fn take_of(task: Task, record: &mut Record) {
     let frames = (&raw mut record.frames).cast::<c_void>();
@@ -48,8 +48,18 @@ pub(crate) fn take_of(task: Task, record: &mut Record) {
     let bytes = unsafe { bpf_get_task_stack(task.0.cast_mut().cast(), frames, (MAX_KERNEL_FRAMES * 8) as u32, 0) };
     let frames = if bytes > 0 { bytes / FRAME } else { 0 };
     record.header.kernel_frames = (frames as usize).min(MAX_KERNEL_FRAMES) as u16;
-    record.header.user_frames = 0;
-    (record.header.end, record.header.guessed) = (End::NoUserStack as u32, 0);
+    let end = unwind::start_of(task, record);
+    (record.header.user_frames, record.header.guessed) = (0, 0);
+    record.header.end = end.unwrap_or(End::TableNotReady) as u32;
+    if end.is_none() {
+        record.header.user_frames = REGISTERS as u16;
+        let first = usize::from(record.header.kernel_frames) & MAX_KERNEL_FRAMES;
+        let state = &record.unwind.state;
+        record.frames[first + REGISTERS - 1] = state.pc;
+        for register in 0..REGISTERS - 1 {
+            record.frames[first + register] = state.registers[register];
+        }
+    }
 }
 
 #[inline(always)]

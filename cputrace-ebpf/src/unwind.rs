@@ -25,6 +25,7 @@ use crate::{
     config,
     maps::{CHUNKS, OFF_CPU_RECORD, ON_CPU_RECORD, PROCESSES, QUESTIONS, RANGES},
     sample::{MAX_FRAMES, Record},
+    task::Task,
 };
 
 /// Words of a window: 2 KiB were the fastest.
@@ -266,11 +267,31 @@ pub(crate) fn start(ctx: *const bpf_perf_event_data, code_segment: u64, record: 
 /// Sets the state to where user code called the kernel.
 #[inline(always)]
 pub(crate) fn start_in_kernel(record: &mut Record) -> Option<End> {
+    // SAFETY: a helper without arguments. Linux 5.11.
+    let kept = || unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as *const pt_regs;
+    // SAFETY: as above.
+    start_at(record, kept, || unsafe { bpf_get_current_task() } as *const u8)
+}
+
+/// The same of a task that is on no CPU.
+#[inline(always)]
+pub(crate) fn start_of(task: Task, record: &mut Record) -> Option<End> {
+    // SAFETY: the verifier knows the task.
+    let kept = || unsafe { bpf_task_pt_regs(task.0.cast_mut().cast()) } as *const pt_regs;
+    start_at(record, kept, || task.0)
+}
+
+#[inline(always)]
+fn start_at(
+    record: &mut Record,
+    kept: impl FnOnce() -> *const pt_regs,
+    task: impl FnOnce() -> *const u8,
+) -> Option<End> {
     let Unwind { state, registers, .. } = &mut record.unwind;
+    let at = user_registers(kept, task);
     // SAFETY: the helper checks the address, and writes no more than `registers` has.
-    let status = unsafe {
-        bpf_probe_read_kernel((&raw mut *registers).cast(), size_of::<pt_regs>() as u32, user_registers().cast())
-    };
+    let status =
+        unsafe { bpf_probe_read_kernel((&raw mut *registers).cast(), size_of::<pt_regs>() as u32, at.cast()) };
     if status != 0 {
         return Some(End::NoUserStack);
     }
@@ -303,18 +324,18 @@ pub(crate) fn is_user(code_segment: u64) -> bool {
     code_segment & 3 == 3
 }
 
-/// Where the current task's user registers are kept while it is in the kernel.
+/// Where a task's user registers are kept while it is in the kernel: the kernel's helper says so from Linux 5.15 on, before
+/// that they are at the end of the task's stack.
 #[inline(always)]
-fn user_registers() -> *const pt_regs {
+fn user_registers(kept: impl FnOnce() -> *const pt_regs, task: impl FnOnce() -> *const u8) -> *const pt_regs {
     match config::has_task_pt_regs() {
-        // SAFETY: helpers without side effects. Linux 5.15.
-        1.. => unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) as *const pt_regs },
+        1.. => kept(),
         0 => {
             let mut stack = 0_u64;
             // SAFETY: the helper checks the address; after a failure the stack is at 0, which nobody can read.
             unsafe {
-                let task = bpf_get_current_task() as *const u8;
-                bpf_probe_read_kernel((&raw mut stack).cast(), 8, task.add(config::task_stack() as usize).cast());
+                let from = task().add(config::task_stack() as usize);
+                bpf_probe_read_kernel((&raw mut stack).cast(), 8, from.cast());
             }
             stack.wrapping_add(THREAD_BYTES - size_of::<pt_regs>() as u64) as *const pt_regs
         }

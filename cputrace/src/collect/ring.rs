@@ -3,22 +3,27 @@
 use std::borrow::BorrowMut;
 
 use aya::maps::{MapData, RingBuf};
-use cputrace_common::sample::{End, SampleHeader, kind};
+use cputrace_common::sample::{End, REGISTERS, SampleHeader, kind};
 use cputrace_common::thread::state;
 
 use super::{Batch, Observation, RawSample};
 use crate::model::{OffCpuState, StackEnd};
+use crate::unwind::RemoteStack;
 
-/// Takes all that is there. A record that makes no sense is counted and skipped.
-pub fn drain<T: BorrowMut<MapData>>(ring: &mut RingBuf<T>, batch: &mut Batch) {
+/// Unwinds a thread of a process from its registers, by DWARF number, and its program counter on.
+pub type Unwind<'a> = &'a mut dyn FnMut(u32, [u64; 16], u64) -> RemoteStack;
+
+/// Takes all that is there; stacks of threads that wait still are unwound by `unwind`. A record that makes no sense is counted
+/// and skipped.
+pub fn drain<T: BorrowMut<MapData>>(ring: &mut RingBuf<T>, batch: &mut Batch, unwind: Unwind<'_>) {
     while let Some(record) = ring.next() {
-        if read(&record, batch).is_none() {
+        if read(&record, batch, unwind).is_none() {
             batch.bad_records += 1;
         }
     }
 }
 
-fn read(record: &[u8], batch: &mut Batch) -> Option<()> {
+fn read(record: &[u8], batch: &mut Batch, unwind: Unwind<'_>) -> Option<()> {
     let (header, frames) = record.split_first_chunk::<{ size_of::<SampleHeader>() }>()?;
     // SAFETY: any bit pattern is a valid header (integers only), and `read_unaligned` asks for no alignment.
     let header = unsafe { header.as_ptr().cast::<SampleHeader>().read_unaligned() };
@@ -37,6 +42,16 @@ fn read(record: &[u8], batch: &mut Batch) -> Option<()> {
     };
     let (frames, _) = frames.as_chunks::<8>();
     let frames = frames.get(..sample.kernel_frames + sample.user_frames)?;
+    let words = |frames: &[[u8; 8]]| frames.iter().map(|frame| u64::from_ne_bytes(*frame)).collect::<Vec<_>>();
+    if header.kind == kind::OPEN_WAIT && sample.user_frames == REGISTERS {
+        let (kernel, registers) = frames.split_at(sample.kernel_frames);
+        let registers = words(registers);
+        let (general, pc) = registers.split_first_chunk().and_then(|(general, rest)| Some((*general, *rest.first()?)))?;
+        let RemoteStack { frames: user, end, guessed } = unwind(tgid, general, pc);
+        let sample = RawSample { user_frames: user.len(), end: stack_end(end), guessed, ..sample };
+        batch.push_sample(time_ns, sample, words(kernel).into_iter().chain(user));
+        return Some(());
+    }
     batch.push_sample(time_ns, sample, frames.iter().map(|frame| u64::from_ne_bytes(*frame)));
     Some(())
 }

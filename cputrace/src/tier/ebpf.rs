@@ -1,6 +1,6 @@
 //! Samples from the eBPF program, and what happens to processes from perf's ring buffers.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cputrace_common::stat::Stats;
 
@@ -10,13 +10,16 @@ use crate::collect::{Batch, perf::PerfRings, ring};
 use crate::ebpf::{Config, EbpfError, Object, WaitHook};
 use crate::model::{LossReason, SchedulerLedger, ThreadTime, Tier};
 use crate::source::on_cpu::OnCpuClock;
-use crate::unwind::{UnwindStats, Unwinder};
+use crate::unwind::{RemoteUnwinder, UnwindStats, Unwinder};
 
 /// The ring buffer holds at least a second of samples of this size: 120 frames.
 const TYPICAL_SAMPLE_BYTES: u32 = 1024;
 
 /// How long the start may wait for the unwind tables of the targets: most are built in a few milliseconds.
 const PREPARE_TIME: Duration = Duration::from_millis(500);
+
+/// How long the end may take for the unwind tables of threads that wait still: most are built in a few milliseconds.
+const REMOTE_TIME: Duration = Duration::from_millis(500);
 
 /// The eBPF program on every CPU.
 pub struct EbpfSampler {
@@ -26,6 +29,7 @@ pub struct EbpfSampler {
     object: Object,
     unwinder: Unwinder,
     threads: Option<ThreadTimes>,
+    remote: RemoteUnwinder,
 }
 
 impl EbpfSampler {
@@ -55,7 +59,7 @@ impl EbpfSampler {
         clock.run(object.on_cpu()?).map_err(clock_error)?;
         let maps = object.take_unwind_maps().ok_or(EbpfError::Missing("maps for the unwinder"))?;
         let unwinder = Unwinder::start(maps, scope.unwind_kb * 1024).map_err(TierError::Unwinder)?;
-        Ok(Self { clock, changes, object, unwinder, threads })
+        Ok(Self { clock, changes, object, unwinder, threads, remote: RemoteUnwinder::default() })
     }
 }
 
@@ -82,7 +86,9 @@ impl Sampler for EbpfSampler {
 
     fn drain(&mut self, batch: &mut Batch) {
         // Samples first: then every change that came before one of them is there too.
-        ring::drain(self.object.ring(), batch);
+        let Self { object, remote, .. } = self;
+        let deadline = Instant::now() + REMOTE_TIME;
+        ring::drain(object.ring(), batch, &mut |pid, registers, pc| remote.unwind(pid, registers, pc, deadline));
         self.changes.drain(batch);
         if let Some(threads) = &mut self.threads {
             threads.drain();

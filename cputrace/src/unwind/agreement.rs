@@ -3,24 +3,18 @@
 //! The step is the very source that runs in the kernel; tables and ranges are those that the kernel side would get.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cputrace_common::sample::End;
-use cputrace_common::unwind::range::{JIT, MAX_RANGES, NO_INFO, Range, Ranges};
-use cputrace_common::unwind::step::{Machine, State};
-use cputrace_common::unwind::table::Chunk;
 use framehop::x86_64::{CacheX86_64, UnwindRegsX86_64, UnwinderX86_64};
 use framehop::{ExplicitModuleSectionInfo, FrameAddress, Module, Unwinder as _};
 use object::{Object as _, ObjectSection as _};
 
-use super::build::build;
-use super::manager::{push_loaded, push_plain};
-use super::tables::Loaded;
+use super::RemoteUnwinder;
 use crate::model::MappingKind;
 use crate::process::elf::ElfFacts;
 use crate::process::mappings;
@@ -34,40 +28,9 @@ struct Traced {
     memory: File,
 }
 
-/// What is in a process's files: built once, for their tables take a debug build a while.
-#[derive(Default)]
+/// What framehop knows of a process's files.
 struct Host {
-    ranges: Vec<Range>,
-    chunks: Vec<Chunk>,
-    loaded: HashMap<u64, Option<Loaded>>,
     framehop: UnwinderX86_64<Vec<u8>>,
-}
-
-struct Stopped<'a> {
-    memory: &'a File,
-    ranges: &'a Ranges,
-    chunks: &'a [Chunk],
-}
-
-impl Machine for Stopped<'_> {
-    fn word(&mut self, address: u64) -> Option<u64> {
-        let mut word = [0; 8];
-        self.memory.read_exact_at(&mut word, address).ok()?;
-        Some(u64::from_le_bytes(word))
-    }
-
-    fn code(&mut self, address: u64) -> Option<u64> {
-        self.word(address)
-    }
-
-    fn find_range(&mut self, address: u64, range: &mut Range) -> bool {
-        *range = *self.ranges.search(address);
-        range.contains(address)
-    }
-
-    fn chunk(&self, slot: u32) -> Option<&Chunk> {
-        self.chunks.get(slot as usize)
-    }
 }
 
 impl Traced {
@@ -115,49 +78,17 @@ impl Drop for Traced {
 
 impl Host {
     fn load(pid: u32) -> Self {
-        let mut host = Self::default();
+        let mut framehop = UnwinderX86_64::new();
         for region in mappings::read_maps(pid).unwrap() {
-            match mappings::kind(&region.file) {
-                MappingKind::File => {
-                    let file = mappings::open_mapped(&region.file.path, pid, region.start..region.end).unwrap();
-                    let Ok(facts) = ElfFacts::read(&file) else { continue };
-                    let address = facts.elf_addr(region.file_offset);
-                    let loaded = host.tables(region.file.inode, &file);
-                    match loaded {
-                        Some(loaded) => push_loaded(&mut host.ranges, &region, address, &loaded),
-                        None => push_plain(&mut host.ranges, &region, NO_INFO),
-                    }
-                    let bias = region.start.wrapping_sub(address.unwrap().0);
-                    host.framehop.add_module(module(&file, &region.file.path, region.start..region.end, bias));
-                }
-                MappingKind::Anonymous => push_plain(&mut host.ranges, &region, JIT),
-                _ => {}
+            if mappings::kind(&region.file) != MappingKind::File {
+                continue;
             }
+            let file = mappings::open_mapped(&region.file.path, pid, region.start..region.end).unwrap();
+            let Ok(facts) = ElfFacts::read(&file) else { continue };
+            let bias = region.start.wrapping_sub(facts.elf_addr(region.file_offset).unwrap().0);
+            framehop.add_module(module(&file, &region.file.path, region.start..region.end, bias));
         }
-        host.ranges.sort_by_key(|range| range.start);
-        host
-    }
-
-    fn tables(&mut self, inode: u64, file: &File) -> Option<Loaded> {
-        let Self { chunks, loaded, .. } = self;
-        let loaded = loaded.entry(inode).or_insert_with(|| {
-            let built = build(file).unwrap().tables?;
-            let mut place = |chunks_of: &[Chunk]| {
-                let first = chunks.len() as u32;
-                chunks.extend_from_slice(chunks_of);
-                (first, chunks_of.len() as u32)
-            };
-            let tables = built.tables.iter().map(|table| place(table.chunks())).collect();
-            Some(Loaded { base: built.base, tables })
-        });
-        loaded.as_ref().map(|loaded| Loaded { base: loaded.base, tables: loaded.tables.clone() })
-    }
-
-    fn ranges(&self) -> Box<Ranges> {
-        assert!(self.ranges.len() <= MAX_RANGES);
-        let mut ranges = Box::new(Ranges { count: self.ranges.len() as u32, ..Ranges::EMPTY });
-        ranges.ranges[..self.ranges.len()].copy_from_slice(&self.ranges);
-        ranges
+        Self { framehop }
     }
 }
 
@@ -184,22 +115,14 @@ fn module(file: &File, path: &Path, range: std::ops::Range<u64>, bias: u64) -> M
 }
 
 /// Addresses of a stack as the step finds them, and how it ended.
-fn ours(registers: &libc::user_regs_struct, machine: &mut impl Machine) -> (Vec<u64>, End) {
+fn ours(pid: u32, registers: &libc::user_regs_struct, unwinder: &mut RemoteUnwinder) -> (Vec<u64>, End) {
     let r = registers;
     // By DWARF number.
     let general =
         [r.rax, r.rdx, r.rcx, r.rbx, r.rsi, r.rdi, r.rbp, r.rsp, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14, r.r15];
-    let mut state = State::interrupted(general, r.rip);
-    let mut frames = Vec::new();
-    while frames.len() < MAX_FRAMES {
-        if state.searching == 0 {
-            frames.push(state.pc);
-        }
-        if let Some(end) = state.step(machine) {
-            return (frames, end);
-        }
-    }
-    (frames, End::Truncated)
+    let far = Instant::now() + Duration::from_secs(600);
+    let stack = unwinder.unwind(pid, general, r.rip, far);
+    (stack.frames, stack.end)
 }
 
 fn theirs(registers: &libc::user_regs_struct, host: &Host, cache: &mut CacheX86_64, memory: &File) -> Vec<u64> {
@@ -242,14 +165,13 @@ fn check(program: &str, arguments: &[&str], expected: Expected) {
     }
     let traced = Traced::start(program, arguments);
     let host = Host::load(traced.child.id());
-    let ranges = host.ranges();
+    let mut unwinder = RemoteUnwinder::default();
     let mut cache = CacheX86_64::new();
     let (mut frames, mut agreed, mut complete, mut deepest) = (0, 0, 0, 0);
     for _ in 0..stops {
         std::thread::sleep(Duration::from_millis(3));
         traced.stop(|registers| {
-            let mut machine = Stopped { memory: &traced.memory, ranges: &ranges, chunks: &host.chunks };
-            let (ours, end) = ours(registers, &mut machine);
+            let (ours, end) = ours(traced.child.id(), registers, &mut unwinder);
             let theirs = theirs(registers, &host, &mut cache, &traced.memory);
             // Where framehop gives up early there is nothing to compare with.
             frames += theirs.len().max(1);
@@ -301,14 +223,12 @@ fn survives_openssl() {
         return;
     }
     let traced = Traced::start("/usr/bin/openssl", &["speed", "-seconds", "20", "rsa2048"]);
-    let host = Host::load(traced.child.id());
-    let ranges = host.ranges();
+    let mut unwinder = RemoteUnwinder::default();
     let mut complete = 0;
     for _ in 0..100 {
         std::thread::sleep(Duration::from_millis(3));
         traced.stop(|registers| {
-            let mut machine = Stopped { memory: &traced.memory, ranges: &ranges, chunks: &host.chunks };
-            complete += usize::from(ours(registers, &mut machine).1 == End::Complete);
+            complete += usize::from(ours(traced.child.id(), registers, &mut unwinder).1 == End::Complete);
         });
     }
     println!("openssl: {complete} of 100 stacks complete");

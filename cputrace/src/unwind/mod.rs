@@ -3,6 +3,7 @@
 //! - [`build`]: an ELF file to [`Tables`]. Of these: [`call_frame`] finds functions, [`interpret`] runs their
 //!   instructions, [`expression`] knows the few shapes of DWARF expressions that occur, [`pack`] lays out the words.
 //! - [`manager`]: brings tables to the kernel when samples need them. Of it: `tables` has the files, `slots` the places.
+//! - [`remote`]: the same in this process, for threads that wait.
 //!
 //! What the words mean, and the step that reads them, is `cputrace_common::unwind`'s.
 
@@ -17,9 +18,11 @@ pub mod manager;
 mod oracle;
 mod pack;
 mod reader;
+pub mod remote;
 mod slots;
 mod tables;
 
 pub use build::{BuildError, BuildStats, Built};
 pub use manager::{UnwindStats, Unwinder};
 pub use pack::{Table, Tables};
+pub use remote::{RemoteStack, RemoteUnwinder};
