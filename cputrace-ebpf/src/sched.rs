@@ -198,7 +198,7 @@ fn queued_ns(thread: &Thread, next: Task, now_ns: u64) -> Option<u64> {
     }
     let since_ns = last_queued.wrapping_add(offset_ns);
     // The two clocks are read a moment apart.
-    let last_wait_ns = if since_ns < now_ns { now_ns - since_ns } else { 0 };
+    let last_wait_ns = now_ns.saturating_sub(since_ns);
     // Moved from queue to queue meanwhile, it was queued anew: the kernel has added up the earlier waits.
     Some(last_wait_ns + next.run_delay().wrapping_sub(thread.kernel.run_delay_ns))
 }

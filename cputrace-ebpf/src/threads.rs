@@ -73,7 +73,9 @@ pub(crate) fn add(found: &Found) -> Option<&'static mut Thread> {
         place
     } else {
         place.shared = 1;
-        if MORE_THREADS.insert(found.tid, &EMPTY, 0).is_err() {
+        #[expect(clippy::needless_borrows_for_generic_args, reason = "by value it would not fit on the stack")]
+        let inserted = MORE_THREADS.insert(found.tid, &EMPTY, 0);
+        if inserted.is_err() {
             count(|stats| stats.threads_full += 1);
             return None;
         }

@@ -290,8 +290,7 @@ fn start_at(
     let Unwind { state, registers, .. } = &mut record.unwind;
     let at = user_registers(kept, task);
     // SAFETY: the helper checks the address, and writes no more than `registers` has.
-    let status =
-        unsafe { bpf_probe_read_kernel((&raw mut *registers).cast(), size_of::<pt_regs>() as u32, at.cast()) };
+    let status = unsafe { bpf_probe_read_kernel((&raw mut *registers).cast(), size_of::<pt_regs>() as u32, at.cast()) };
     if status != 0 {
         return Some(End::NoUserStack);
     }

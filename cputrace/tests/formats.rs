@@ -7,7 +7,7 @@ mod support;
 use std::path::Path;
 use std::process::Command;
 
-use cputrace::export::{self, Exporter, trace_json};
+use cputrace::export::{self, Exporter, Format, trace_json};
 use cputrace::model::*;
 use proptest::prelude::*;
 use serde_json::Value;
@@ -15,8 +15,17 @@ use support::{recording, require};
 
 fn exported(name: &str, recording: &Recording) -> Vec<u8> {
     let mut bytes = Vec::new();
-    export::by_name(name).unwrap().export(recording, &mut bytes).unwrap();
+    export::by_name(name).unwrap().export(recording, View::default(), &mut bytes).unwrap();
     bytes
+}
+
+fn stacks(recording: &Recording, aspect: Aspect) -> Vec<(String, u64)> {
+    let mut bytes = Vec::new();
+    let view = View { aspect, hide_idle: false };
+    export::by_name("folded").unwrap().export(recording, view, &mut bytes).unwrap();
+    let text = String::from_utf8(bytes).unwrap();
+    let lines = text.lines().map(|line| line.rsplit_once(' ').unwrap());
+    lines.map(|(stack, weight)| (stack.to_owned(), weight.parse().unwrap())).collect()
 }
 
 fn json(recording: &Recording) -> Value {
@@ -81,7 +90,8 @@ fn trace_json_reads_back() {
     let folder = tempfile::tempdir().unwrap();
     for name in ["t.json", "t.json.gz", "t.json.zst"] {
         let path = folder.path().join(name);
-        cputrace::sink::file::write(&recording(), export::by_path(&path).unwrap(), &path).unwrap();
+        let format = Format { exporter: export::by_path(&path).unwrap(), view: View::default() };
+        cputrace::sink::file::write(&recording(), format, &path).unwrap();
         let read = trace_json::read(std::fs::File::open(&path).unwrap()).unwrap();
         assert_eq!(json(&read), json(&recording()), "{name}");
     }
@@ -139,6 +149,40 @@ fn folded() {
     app;main;main;parse<T>: with a semicolon_[i];vfs_write_[k] 2
     other;[no stack] 1
     ");
+}
+
+/// Each view has its own stacks; what is waited for is their leaf, and who ended the wait stands on top of it.
+#[test]
+fn views() {
+    let recording = recording();
+    let wait = "app;main;main;parse<T>: with a semicolon_[i];vfs_write_[k];[disk]";
+    assert_eq!(stacks(&recording, Aspect::OffCpu), [(wait.to_owned(), 110_000)]);
+    let queued = wait.replace("[disk]", "[waiting for a CPU]");
+    assert_eq!(stacks(&recording, Aspect::RunQueue), [(queued.clone(), 5000)]);
+    let woken = format!("{wait};[woken by app];main;main;parse<T>: with a semicolon_[i]");
+    assert_eq!(stacks(&recording, Aspect::Wakers), [(woken, 60_000)]);
+    // On the CPU 30 ms, queued 9, blocked 160, and one millisecond more that it lived.
+    let wall = stacks(&recording, Aspect::Wall);
+    assert_eq!(wall.iter().map(|(_, weight)| weight).sum::<u64>(), 200_000, "{wall:#?}");
+    let part = |stack: &str| wall.iter().find(|(text, _)| text == stack).map(|(_, weight)| *weight);
+    assert_eq!(part("app;main;main;parse<T>: with a semicolon_[i];vfs_write_[k]"), Some(20_000));
+    assert_eq!(part(&queued), Some(5000));
+    assert_eq!(part("app;[waiting for a CPU, briefly]"), Some(4000));
+    assert_eq!(part("app;[waiting, briefly]"), Some(50_000));
+    assert_eq!(part("app;[not accounted]"), Some(1000));
+}
+
+/// A file's name says what it shows.
+#[test]
+fn names_of_views() {
+    for (name, aspect) in [
+        ("flame.svg", None),
+        ("flame.off-cpu.svg", Some(Aspect::OffCpu)),
+        ("wall.folded", Some(Aspect::Wall)),
+        ("a.wakers.folded.zst", Some(Aspect::Wakers)),
+    ] {
+        assert_eq!(export::aspect_of(Path::new(name)), aspect, "{name}");
+    }
 }
 
 /// The flame graph is an SVG with every function in it; one of nothing is drawn too.

@@ -7,9 +7,7 @@ use std::collections::HashMap;
 use rustc_hash::FxBuildHasher;
 
 use crate::collect::{Frames, Observation, RawSample};
-use crate::model::{
-    Event, Mapping, MappingId, Profile, SourceId, StackId, ThreadId, WaitEvent, WaitKey, Waits,
-};
+use crate::model::{Event, Mapping, MappingId, Profile, SourceId, StackId, ThreadId, WaitEvent, WaitKey, Waits};
 use crate::process::{Mappings, ObjectId, Place};
 use wakes::Wakes;
 

@@ -167,7 +167,10 @@ mod tests {
         let futex = ["schedule", "futex_wait_queue", "__futex_wait", "futex_wait", "do_futex"];
         assert_eq!(reason("", sleeping, &futex, &["__lll_lock_wait", "pthread_mutex_lock"]), "lock");
         assert_eq!(reason("", sleeping, &futex, &["pthread_cond_wait@@GLIBC_2.3.2", "main"]), "condition variable");
-        assert_eq!(reason("", sleeping, &futex, &["std::sys::sync::condvar::futex::Condvar::wait"]), "condition variable");
+        assert_eq!(
+            reason("", sleeping, &futex, &["std::sys::sync::condvar::futex::Condvar::wait"]),
+            "condition variable"
+        );
         assert_eq!(reason("", sleeping, &["schedule", "do_nanosleep", "hrtimer_nanosleep"], &[]), "sleep");
         assert_eq!(reason("", sleeping, &["schedule_hrtimeout_range", "ep_poll", "do_epoll_wait"], &[]), "idle poll");
         assert_eq!(reason("", sleeping, &["schedule", "anon_pipe_read", "vfs_read"], &["read"]), "pipe");

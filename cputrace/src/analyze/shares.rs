@@ -94,9 +94,8 @@ fn waiting_function(profile: &Profile, stack: Option<StackId>) -> Option<String>
 }
 
 /// Files that waits pass through in any program.
-const SYSTEM_LIBRARIES: [&str; 9] = [
-    "libc.", "libc-", "libpthread", "ld-linux", "ld-musl", "libstdc++", "libgcc_s", "libuv", "libglib",
-];
+const SYSTEM_LIBRARIES: [&str; 9] =
+    ["libc.", "libc-", "libpthread", "ld-linux", "ld-musl", "libstdc++", "libgcc_s", "libuv", "libglib"];
 
 /// Functions that waits pass through and that are linked into programs.
 const SYSTEM_NAMES: [&str; 9] =

@@ -1,12 +1,12 @@
 //! Waits become samples: of `off-cpu` with the time blocked, of `run-queue` with the time waiting for a CPU, both with the
-//! reason as the leaf in brackets, and of `wakers`, where on top of the wait stands who ended it, its stack upside down.
+//! reason as the leaf in brackets, and of `wakers`, where on top of the wait stands who ended it, with its stack.
 
 use std::collections::HashMap;
 
 use super::reasons::{WaitReasons, Waiting};
 use crate::model::{
-    Aspect, Event, LocationId, MappingKind, OffCpuState, Profile, Source, SourceId, StackId, ThreadId, Unit, Wait, WaitKey,
-    Waits, WakeId,
+    Aspect, Event, LocationId, MappingKind, OffCpuState, Profile, Source, SourceId, StackId, ThreadId, Unit, Wait,
+    WaitKey, Waits, WakeId,
 };
 
 /// Functions of the program that tell what it waits for: those closest to the kernel.
@@ -148,7 +148,7 @@ impl Stacks<'_> {
                 let text = format!("[woken by {}]", self.profile.text(thread.name));
                 stack = self.push_label(Some(stack), &text);
             }
-            for location in frames {
+            for location in frames.into_iter().rev() {
                 stack = self.profile.stack(Some(stack), location);
             }
             next = wake.before.filter(|_| interrupt.is_none());

@@ -33,7 +33,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Record processes, a control group, the whole host, or a command.
-    Record(record::Args),
+    Record(Box<record::Args>),
     /// Show the summary of a trace.json.
     Report(report::Args),
     /// Say what this system allows, what that means, and how to change it.

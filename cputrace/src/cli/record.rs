@@ -167,7 +167,8 @@ impl Args {
     }
 
     fn format(&self, exporter: &'static dyn Exporter, path: &Path) -> anyhow::Result<Format<'static>> {
-        let asked = self.view.as_deref().and_then(|name| Aspect::ALL.iter().copied().find(|aspect| aspect.name() == name));
+        let asked =
+            self.view.as_deref().and_then(|name| Aspect::ALL.iter().copied().find(|aspect| aspect.name() == name));
         let aspect = export::aspect_of(path).or(asked).unwrap_or_default();
         anyhow::ensure!(
             aspect == Aspect::OnCpu || !self.no_sched,

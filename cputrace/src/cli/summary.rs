@@ -185,7 +185,8 @@ fn write_shares(out: &mut String, recording: &Recording, shares: &Shares, width:
         threads if lived_on => format!("of {:.1} s x {threads} threads", recording.duration.as_secs_f64()),
         threads => format!("of {seconds:.1} s of {threads} threads"),
     };
-    let mut parts = vec![(shares.on_cpu_ns, "on the CPU".to_owned()), (shares.run_queue_ns, "waiting for one".to_owned())];
+    let mut parts =
+        vec![(shares.on_cpu_ns, "on the CPU".to_owned()), (shares.run_queue_ns, "waiting for one".to_owned())];
     parts.extend(shares.waits.iter().take(TOP_WAITS).map(|wait| {
         let function = wait.function.as_ref().map_or(String::new(), |function| format!(" in {}", cut(function, 40)));
         (wait.ns, format!("{}{function}", wait.reason))

@@ -46,7 +46,8 @@ fn read(record: &[u8], batch: &mut Batch, unwind: Unwind<'_>) -> Option<()> {
     if header.kind == kind::OPEN_WAIT && sample.user_frames == REGISTERS {
         let (kernel, registers) = frames.split_at(sample.kernel_frames);
         let registers = words(registers);
-        let (general, pc) = registers.split_first_chunk().and_then(|(general, rest)| Some((*general, *rest.first()?)))?;
+        let (general, pc) =
+            registers.split_first_chunk().and_then(|(general, rest)| Some((*general, *rest.first()?)))?;
         let RemoteStack { frames: user, end, guessed } = unwind(tgid, general, pc);
         let sample = RawSample { user_frames: user.len(), end: stack_end(end), guessed, ..sample };
         batch.push_sample(time_ns, sample, words(kernel).into_iter().chain(user));

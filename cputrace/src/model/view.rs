@@ -126,8 +126,7 @@ pub fn with_wall(recording: &Recording) -> Profile {
             let parts = parts.get(&thread).map_or(&[][..], |parts| parts);
             let sampled_ns: u64 = parts.iter().fold(0, |sum, part| sum.saturating_add(part.ns));
             // Samples stand for all of the time; of waits, the short ones have no stacks.
-            let wanted_ns =
-                if aspect == Aspect::OnCpu { exact_ns(exact) } else { exact_ns(exact).min(sampled_ns) };
+            let wanted_ns = if aspect == Aspect::OnCpu { exact_ns(exact) } else { exact_ns(exact).min(sampled_ns) };
             for Part { stack, count, ns } in apportion(parts, sampled_ns, wanted_ns) {
                 profile.add((thread, wall, stack), count, ns, None);
             }

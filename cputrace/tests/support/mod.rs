@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
+use cputrace::analyze::reasons::WaitReasons;
 use cputrace::model::*;
 
 /// Whether a program is there. Without it the test is skipped, loudly; with CPUTRACE_REQUIRE_ALL=1 it fails.
@@ -73,6 +74,14 @@ pub(crate) fn recording() -> Recording {
             profile.add((thread, source, stack), 1, 10_101_010, Some(event));
         }
     }
+    let mut waits = Waits::default();
+    let wake = waits.wake(threads[0], Some(parse_stack), None);
+    let key =
+        WaitKey { thread: threads[1], state: Some(OffCpuState::Sleeping), stack: Some(kernel_stack), wake: Some(wake) };
+    waits.add(key, WaitEvent { at_ns: 10_000_000, blocked_ns: 60_000_000, queued_ns: 5_000_000 });
+    waits.add(WaitKey { wake: None, ..key }, WaitEvent { at_ns: 90_000_000, blocked_ns: 50_000_000, queued_ns: 0 });
+    let mut reasons = WaitReasons::new("disk: state=sleeping kernel=vfs_write").unwrap();
+    cputrace::analyze::waits::add_to(&mut profile, &waits, &mut reasons);
     let point = |at, cpu_percent| Point {
         at: Duration::from_millis(at),
         cpu_percent,
@@ -123,7 +132,7 @@ pub(crate) fn recording() -> Recording {
             run_queue_waits: std::array::from_fn(|row| u64::from(row == 22) + u64::from(row == 19)),
             ended: true,
         }],
-        scheduler: Some(SchedulerLedger { switches: 9, waits: 3, ..SchedulerLedger::default() }),
+        scheduler: Some(SchedulerLedger { waits: 3, wakes: 2, ..SchedulerLedger::default() }),
         ledger: Ledger {
             ticks_expected: 40,
             ticks: 39,

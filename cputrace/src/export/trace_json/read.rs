@@ -131,7 +131,8 @@ fn thread_time(time: document::ThreadTime) -> Result<ThreadTime, ReadError> {
 }
 
 fn scheduler(ledger: document::Scheduler) -> SchedulerLedger {
-    let document::Scheduler { threads_lost, ends_lost, clock_errors, recovered, waits, waits_lost, wakes, wakes_lost } = ledger;
+    let document::Scheduler { threads_lost, ends_lost, clock_errors, recovered, waits, waits_lost, wakes, wakes_lost } =
+        ledger;
     SchedulerLedger { threads_lost, ends_lost, clock_errors, recovered, waits, waits_lost, wakes, wakes_lost }
 }
 

@@ -184,7 +184,8 @@ fn thread_time(time: &ThreadTime) -> document::ThreadTime {
 }
 
 fn scheduler(ledger: SchedulerLedger) -> document::Scheduler {
-    let SchedulerLedger { threads_lost, ends_lost, clock_errors, recovered, waits, waits_lost, wakes, wakes_lost } = ledger;
+    let SchedulerLedger { threads_lost, ends_lost, clock_errors, recovered, waits, waits_lost, wakes, wakes_lost } =
+        ledger;
     document::Scheduler { threads_lost, ends_lost, clock_errors, recovered, waits, waits_lost, wakes, wakes_lost }
 }
 
