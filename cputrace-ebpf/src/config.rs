@@ -68,6 +68,14 @@ global!(
     PREEMPTED_WAITS, preempted_waits: u32
 );
 global!(
+    /// Where the kernel's code begins that takes interrupts.
+    INTERRUPTS_START, interrupts_start: u64
+);
+global!(
+    /// Where it ends; 0 where that is not known.
+    INTERRUPTS_END, interrupts_end: u64
+);
+global!(
     /// Places of the map `THREADS`, minus 1: a mask.
     THREADS_MASK, threads_mask: u32
 );

@@ -130,7 +130,7 @@ pub(crate) fn emit_wake(ctx: *mut c_void, woken_tid: u32, blocked_ns: u64, now_n
         let header = &mut record.header;
         (header.kind, header.state, header.woken_tid) = (kind::WAKE, 0, woken_tid);
         (header.blocked_ns, header.queued_ns) = (blocked_ns, 0);
-        stack::take_in_kernel(ctx, record);
+        stack::take_of_waker(ctx, record);
     });
     threads::count(|stats| match fate {
         Fate::Emitted => stats.wakes += 1,

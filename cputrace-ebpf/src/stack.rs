@@ -10,10 +10,14 @@ use aya_ebpf::{
 use cputrace_common::sample::{End, MAX_KERNEL_FRAMES, REGISTERS};
 
 use crate::{
+    config,
     sample::Record,
     task::Task,
     unwind::{self, unwind_off_cpu, unwind_on_cpu},
 };
+
+/// Frames of an interrupt, from where it wakes a thread to its entry.
+const MAX_INTERRUPT_FRAMES: usize = 48;
 
 /// Bytes of a frame as the kernel's helper counts them.
 const FRAME: i64 = 8;
@@ -36,6 +40,28 @@ pub(crate) fn take(ctx: &PerfEventContext, record: &mut Record) {
 pub(crate) fn take_in_kernel(ctx: *mut c_void, record: &mut Record) {
     (record.header.kernel_frames, record.header.user_frames) = (0, 0);
     take_kernel(ctx, record);
+    let known = unwind::start_in_kernel(record);
+    take_user(record, known, || unwind_off_cpu());
+}
+
+/// Of a program that wakes a thread: where it runs in an interrupt, the frames of that alone, for the task that was interrupted
+/// has nothing to do with it.
+#[inline(always)]
+pub(crate) fn take_of_waker(ctx: *mut c_void, record: &mut Record) {
+    (record.header.kernel_frames, record.header.user_frames) = (0, 0);
+    take_kernel(ctx, record);
+    let (start, length) =
+        (config::interrupts_start(), config::interrupts_end().wrapping_sub(config::interrupts_start()));
+    for frame in 0..MAX_INTERRUPT_FRAMES {
+        if frame >= usize::from(record.header.kernel_frames) {
+            break;
+        }
+        if record.frames[frame].wrapping_sub(start) < length {
+            record.header.kernel_frames = frame as u16 + 1;
+            (record.header.end, record.header.guessed) = (End::NoUserStack as u32, 0);
+            return;
+        }
+    }
     let known = unwind::start_in_kernel(record);
     take_user(record, known, || unwind_off_cpu());
 }

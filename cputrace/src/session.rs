@@ -13,8 +13,8 @@ use crate::analyze::waits::add_to as add_waits;
 use crate::collect::{Batch, Event, Observation};
 use crate::ebpf::{Filter, Waits};
 use crate::model::{
-    Ledger, LossReason, MappingId, MappingKind, Overhead, Profile, Recording, Sampling, SchedulerLedger, Target,
-    ThreadTime, Tier, Timeline, UnknownReason, Unwinding,
+    Ledger, LossReason, MappingId, MappingKind, Overhead, Profile, ProgramCost, Recording, Sampling, SchedulerLedger,
+    Target, ThreadTime, Tier, Timeline, UnknownReason, Unwinding,
 };
 use crate::process::command::{CommandError, HeldCommand};
 use crate::process::target::{self, Selection, TargetError};
@@ -281,8 +281,13 @@ impl<'a> Session<'a> {
             match event {
                 Event::Sample(sample) => {
                     self.aggregator.add(*time_ns, sample, sample.frames(frames), &mut self.mappings);
-                    if sample.what != Observation::OnCpu {
-                        continue;
+                    match sample.what {
+                        Observation::OnCpu => {}
+                        Observation::Wake { .. } => continue,
+                        Observation::Wait { .. } => {
+                            *self.ledger.wait_stacks.entry(sample.end).or_default() += 1;
+                            continue;
+                        }
                     }
                     self.ledger.samples_kept += 1;
                     if self.selection != Selection::Processes {
@@ -429,10 +434,12 @@ impl<'a> Session<'a> {
     }
 
     fn overhead(&self) -> Overhead {
-        let run_time = self.sampler.bpf_run_time();
+        let programs = self.sampler.bpf_costs();
+        let total = |programs: &Vec<ProgramCost>| programs.iter().map(|program| program.run_time).sum();
         Overhead {
-            bpf_run_time: run_time.map(|(time, _)| time),
-            bpf_runs: run_time.map_or(0, |(_, runs)| runs),
+            bpf_run_time: programs.as_ref().map(total),
+            bpf_runs: programs.iter().flatten().map(|program| program.runs).sum(),
+            bpf_programs: programs.unwrap_or_default(),
             own_cpu: self.own_cpu,
             own_rss_kb: own_peak_rss_kb(),
             map_kb: crate::ebpf::map_kb(),

@@ -56,17 +56,20 @@ impl Aggregator {
 
     /// Adds a sample of a process as `mappings` knows it now.
     pub fn add(&mut self, time_ns: u64, sample: &RawSample, frames: Frames<'_>, mappings: &mut Mappings) {
-        let thread = self.thread(sample, mappings);
         let stack = self.stack(sample.pid, frames, mappings);
         match sample.what {
             Observation::OnCpu => {
+                let thread = self.thread(sample, mappings);
                 let event = Event { at_ns: time_ns.saturating_sub(self.start_ns), value: self.period_ns };
                 self.profile.add((thread, self.source, stack), 1, self.period_ns, Some(event));
             }
+            // The waker may be of no target: no row of its own.
             Observation::Wake { woken_tid, blocked_ns } => {
-                self.wakes.note(&mut self.waits, time_ns, sample.tid, (thread, stack), (woken_tid, blocked_ns));
+                let waker = (self.profile.string(&sample.name()), stack);
+                self.wakes.note(&mut self.waits, time_ns, sample.tid, waker, (woken_tid, blocked_ns));
             }
-            Observation::Wait { state, blocked_ns, queued_ns, .. } => {
+            Observation::Wait { state, blocked_ns, queued_ns } if time_ns > self.start_ns => {
+                let thread = self.thread(sample, mappings);
                 let began_ns = time_ns.saturating_sub(blocked_ns + queued_ns);
                 let wake = self.wakes.end_of_wait(sample.tid, began_ns, time_ns);
                 // What lies before the window is not its own.
@@ -76,10 +79,9 @@ impl Aggregator {
                     blocked_ns: blocked_ns.saturating_sub(before_ns),
                     queued_ns: queued_ns.saturating_sub(before_ns.saturating_sub(blocked_ns)),
                 };
-                if time_ns > self.start_ns {
-                    self.waits.add(WaitKey { thread, state, stack, wake }, event);
-                }
+                self.waits.add(WaitKey { thread, state, stack, wake }, event);
             }
+            Observation::Wait { .. } => {}
         }
     }
 

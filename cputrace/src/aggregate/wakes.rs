@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use rustc_hash::FxBuildHasher;
 
-use crate::model::{StackId, ThreadId, Waits, WakeId};
+use crate::model::{StackId, StringId, Waits, WakeId};
 
 /// Wake-ups in a chain.
 const MAX_DEPTH: u32 = 4;
@@ -28,7 +28,7 @@ impl Wakes {
         waits: &mut Waits,
         time_ns: u64,
         waker_tid: u32,
-        waker: (ThreadId, Option<StackId>),
+        waker: (StringId, Option<StackId>),
         (woken_tid, blocked_ns): (u32, u64),
     ) {
         let began_ns = time_ns.saturating_sub(blocked_ns);

@@ -144,8 +144,7 @@ impl Stacks<'_> {
                 frames.truncate(interrupt + 1);
                 stack = self.push_label(Some(stack), "[woken by an interrupt]");
             } else {
-                let thread = &self.profile.threads()[wake.thread.index()];
-                let text = format!("[woken by {}]", self.profile.text(thread.name));
+                let text = format!("[woken by {}]", self.profile.text(wake.waker));
                 stack = self.push_label(Some(stack), &text);
             }
             for location in frames.into_iter().rev() {

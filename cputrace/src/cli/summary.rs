@@ -263,8 +263,15 @@ fn write_overhead(out: &mut String, recording: &Recording) -> std::fmt::Result {
     write!(out, "cost      {:.2} % of one CPU in cputrace itself", share(overhead.own_cpu))?;
     if let Some(time) = overhead.bpf_run_time {
         write!(out, " + {:.2} % in eBPF", share(time))?;
-        if overhead.bpf_runs > 0 {
-            write!(out, " ({:.1} us a tick)", time.as_secs_f64() * 1e6 / overhead.bpf_runs as f64)?;
+        let each: Vec<_> = [("on_cpu", "tick"), ("sched_switch", "switch"), ("sched_waking", "wake-up")]
+            .into_iter()
+            .filter_map(|(name, what)| {
+                let program = overhead.bpf_programs.iter().find(|program| program.name == name)?;
+                Some(format!("{:.2} us a {what}", program.run_time.as_secs_f64() * 1e6 / program.runs.max(1) as f64))
+            })
+            .collect();
+        if !each.is_empty() {
+            write!(out, " ({})", each.join(", "))?;
         }
     }
     writeln!(out, "; RSS {}, eBPF maps {}", size(overhead.own_rss_kb * 1024), size(overhead.map_kb * 1024))

@@ -46,8 +46,6 @@ pub enum Observation {
         blocked_ns: u64,
         /// How long then for a CPU.
         queued_ns: u64,
-        /// Whether it waits still: then only the kernel's part of the stack is known.
-        open: bool,
     },
     /// With this stack it wakes another thread, which waits.
     Wake {

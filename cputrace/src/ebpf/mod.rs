@@ -16,6 +16,7 @@ use aya::{Btf, Ebpf, EbpfLoader, Endianness};
 use cputrace_common::config::filter;
 use cputrace_common::stat::Stats;
 
+use crate::model::ProgramCost;
 pub use btf::{BtfError, KernelTypes};
 use offsets::{SchedOffsets, TaskOffsets};
 pub use sched_maps::SchedMaps;
@@ -183,6 +184,7 @@ impl Object {
         let TaskOffsets { tgid, sum_exec_runtime, nr_migrations, stack } = offsets.unwrap_or_default();
         let period_ns = config.period.map_or(0, |period| period.as_nanos() as u64);
         let off_cpu_min_ns = config.waits.map_or(0, |waits| (waits.min.as_nanos() as u64).max(1));
+        let interrupts = config.waits.filter(|waits| waits.wakers).and_then(|_| interrupts()).unwrap_or_default();
         let exits_are_seen = types.as_ref().is_ok_and(|types| types.tracepoint_parameters(SCHED_EXIT).is_some());
         let mut ebpf = EbpfLoader::new()
             .btf(None)
@@ -198,6 +200,8 @@ impl Object {
             .override_global("HAS_TASK_PT_REGS", &u32::from(offsets_known && has_task_pt_regs()), true)
             .override_global("ACCOUNTING", &u32::from(accounts), true)
             .override_global("OFF_CPU_MIN_NS", &off_cpu_min_ns, true)
+            .override_global("INTERRUPTS_START", &interrupts.start, true)
+            .override_global("INTERRUPTS_END", &interrupts.end, true)
             .override_global("PREEMPTED_WAITS", &u32::from(exits_are_seen), true)
             .override_global("THREADS_MASK", &(places - 1), true)
             .override_global("TASK_PID", &sched.pid, true)
@@ -322,16 +326,16 @@ impl Object {
         Ok(values.to_vec())
     }
 
-    /// Time spent in the programs and how often they ran, by the kernel's statistics; `None` where it keeps none.
-    pub fn run_time(&self) -> Option<(Duration, u64)> {
+    /// What the programs cost so far, by the kernel's statistics; `None` where it keeps none.
+    pub fn costs(&self) -> Option<Vec<ProgramCost>> {
         self.run_time_stats.as_ref()?;
-        let mut total = (Duration::ZERO, 0);
-        for (_, program) in self.ebpf.programs() {
+        let costs = self.ebpf.programs().filter_map(|(name, program)| {
             // A program that is not loaded has no statistics.
-            let Ok(info) = program.info() else { continue };
-            total = (total.0 + info.run_time(), total.1 + info.run_count());
-        }
-        Some(total)
+            let info = program.info().ok()?;
+            let (run_time, runs) = (info.run_time(), info.run_count());
+            Some(ProgramCost { name: name.to_owned(), run_time, runs })
+        });
+        Some(costs.filter(|cost| cost.runs > 0).collect())
     }
 }
 
@@ -404,6 +408,23 @@ pub fn map_kb() -> u64 {
     };
     let infos = entries.flatten().filter_map(|entry| std::fs::read_to_string(entry.path()).ok());
     infos.filter_map(bytes).sum::<u64>() / 1024
+}
+
+/// The kernel's code that takes interrupts, but not that which takes exceptions and system calls: of `arch/x86/entry`, in the
+/// order that it has there. `None` where the kernel hides its symbols.
+fn interrupts() -> Option<std::ops::Range<u64>> {
+    let mut start = None;
+    let kallsyms = std::io::BufReader::new(std::fs::File::open("/proc/kallsyms").ok()?);
+    for line in std::io::BufRead::lines(kallsyms) {
+        let line = line.ok()?;
+        let address = || u64::from_str_radix(line.split(' ').next()?, 16).ok().filter(|&address| address > 0);
+        if line.ends_with(" asm_common_interrupt") {
+            start = address();
+        } else if line.ends_with(" __irqentry_text_end") {
+            return Some(start?..address()?);
+        }
+    }
+    None
 }
 
 /// `bpf_task_pt_regs` came with Linux 5.15.

@@ -93,6 +93,8 @@ pub struct Ledger {
     pub samples_lost: BTreeMap<LossReason, u64>,
     /// How the kept samples' stacks ended.
     pub stacks: BTreeMap<StackEnd, u64>,
+    /// How the stacks of waits ended that were kept with them.
+    pub wait_stacks: BTreeMap<StackEnd, u64>,
     /// Kept samples with a frame that was found where nothing says how: by frame pointer, or by search.
     pub stacks_guessed: u64,
 }

@@ -22,7 +22,7 @@ pub use profile::{
     BuildId, ElfAddr, Event, Function, FunctionId, Line, Location, LocationId, Mapping, MappingId, MappingKind,
     Process, ProcessId, Profile, Sample, Source, SourceId, StackId, StringId, Thread, ThreadId, Unit, UnknownReason,
 };
-pub use recording::{Clock, Host, Overhead, Recording, Sampling, Target, Tier, Unwinding};
+pub use recording::{Clock, Host, Overhead, ProgramCost, Recording, Sampling, Target, Tier, Unwinding};
 pub use thread_time::{OffCpuState, SchedulerLedger, ThreadTime, WaitHistogram};
 pub use timeline::{Point, Timeline};
 pub use view::{Aspect, View, Weight};

@@ -90,6 +90,17 @@ pub struct Sampling {
     pub achieved_hz: f64,
 }
 
+/// What one eBPF program cost, by the kernel's own statistics.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ProgramCost {
+    /// Its name.
+    pub name: String,
+    /// Time in it, with that in what it calls.
+    pub run_time: Duration,
+    /// How often it ran.
+    pub runs: u64,
+}
+
 /// What the recording itself cost.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Overhead {
@@ -97,6 +108,8 @@ pub struct Overhead {
     pub bpf_run_time: Option<Duration>,
     /// How often they ran.
     pub bpf_runs: u64,
+    /// The same of each that ran.
+    pub bpf_programs: Vec<ProgramCost>,
     /// CPU time of cputrace itself while recording.
     pub own_cpu: Duration,
     /// Resident memory of cputrace itself at its highest.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use rustc_hash::FxBuildHasher;
 
-use super::{OffCpuState, StackId, ThreadId};
+use super::{OffCpuState, StackId, StringId, ThreadId};
 
 /// Waits whose times are kept one by one.
 const MAX_EVENTS: usize = 200_000;
@@ -16,8 +16,8 @@ pub struct WakeId(u32);
 /// A wake-up: who, with which stack.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Wake {
-    /// The waker.
-    pub thread: ThreadId,
+    /// The name of the waker's thread, which may be of no target.
+    pub waker: StringId,
     /// Where it was.
     pub stack: Option<StackId>,
     /// What had woken the waker itself, after the woken thread began to wait.
@@ -97,9 +97,9 @@ impl Waits {
     }
 
     /// The id of a wake-up, stored if it is new. `before` is what had woken the waker.
-    pub fn wake(&mut self, thread: ThreadId, stack: Option<StackId>, before: Option<WakeId>) -> WakeId {
+    pub fn wake(&mut self, waker: StringId, stack: Option<StackId>, before: Option<WakeId>) -> WakeId {
         let depth = before.map_or(0, |before| self.get(before).depth + 1);
-        let wake = Wake { thread, stack, before, depth };
+        let wake = Wake { waker, stack, before, depth };
         let wakes = &mut self.wakes;
         *self.wake_ids.entry(wake).or_insert_with(|| {
             let id = WakeId(u32::try_from(wakes.len()).expect("a window holds fewer than 2^32 wake-ups"));

@@ -8,7 +8,7 @@ use super::{Sampler, Scope, Ticks, TierError, online_cpus};
 use crate::collect::threads::ThreadTimes;
 use crate::collect::{Batch, perf::PerfRings, ring};
 use crate::ebpf::{Config, EbpfError, Object, WaitHook};
-use crate::model::{LossReason, SchedulerLedger, ThreadTime, Tier};
+use crate::model::{LossReason, ProgramCost, SchedulerLedger, ThreadTime, Tier};
 use crate::source::on_cpu::OnCpuClock;
 use crate::unwind::{RemoteUnwinder, UnwindStats, Unwinder};
 
@@ -142,7 +142,7 @@ impl Sampler for EbpfSampler {
         Ok(ticks)
     }
 
-    fn bpf_run_time(&self) -> Option<(Duration, u64)> {
-        self.object.run_time()
+    fn bpf_costs(&self) -> Option<Vec<ProgramCost>> {
+        self.object.costs()
     }
 }

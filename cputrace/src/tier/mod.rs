@@ -10,11 +10,10 @@ pub mod proc;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::time::Duration;
 
 use crate::collect::Batch;
 use crate::ebpf::{EbpfError, Filter, WaitHook, Waits};
-use crate::model::{Clock, LossReason, SchedulerLedger, ThreadTime, Tier};
+use crate::model::{Clock, LossReason, ProgramCost, SchedulerLedger, ThreadTime, Tier};
 use crate::unwind::UnwindStats;
 
 /// Why a tier cannot be used.
@@ -126,8 +125,8 @@ pub trait Sampler {
     }
     /// What became of the ticks so far.
     fn ticks(&mut self) -> Result<Ticks, TierError>;
-    /// Time in eBPF programs, and how often they ran; `None` where that is not known.
-    fn bpf_run_time(&self) -> Option<(Duration, u64)>;
+    /// What the eBPF programs cost so far; `None` where that is not known.
+    fn bpf_costs(&self) -> Option<Vec<ProgramCost>>;
 }
 
 /// Starts the wanted tier, or without a wish the best that is allowed. With the sampler comes, for each better

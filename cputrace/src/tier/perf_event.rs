@@ -1,13 +1,12 @@
 //! perf's own samples of processes that a plain user may trace: no eBPF, frame pointers only.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use super::{Sampler, Scope, Ticks, TierError, online_cpus};
 use crate::collect::Batch;
 use crate::collect::perf::{PerfRings, PerfSampling};
 use crate::ebpf::Filter;
-use crate::model::{Clock, LossReason, Tier};
+use crate::model::{Clock, LossReason, ProgramCost, Tier};
 
 /// Sampling events on every thread of the targets, one a CPU.
 pub struct PerfSampler {
@@ -99,7 +98,7 @@ impl Sampler for PerfSampler {
         Ok(Ticks { clock: Some(Clock::CpuClock), expected, seen, idle: 0, filtered: 0, lost: BTreeMap::from(lost) })
     }
 
-    fn bpf_run_time(&self) -> Option<(Duration, u64)> {
+    fn bpf_costs(&self) -> Option<Vec<ProgramCost>> {
         None
     }
 }

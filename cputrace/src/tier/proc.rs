@@ -1,10 +1,8 @@
 //! No samples: the `/proc` timeline alone, which needs no privilege.
 
-use std::time::Duration;
-
 use super::{Sampler, Ticks, TierError};
 use crate::collect::Batch;
-use crate::model::Tier;
+use crate::model::{ProgramCost, Tier};
 
 /// Samples nothing.
 #[derive(Debug)]
@@ -35,7 +33,7 @@ impl Sampler for NoSampler {
         Ok(Ticks::default())
     }
 
-    fn bpf_run_time(&self) -> Option<(Duration, u64)> {
+    fn bpf_costs(&self) -> Option<Vec<ProgramCost>> {
         None
     }
 }

@@ -75,7 +75,7 @@ pub(crate) fn recording() -> Recording {
         }
     }
     let mut waits = Waits::default();
-    let wake = waits.wake(threads[0], Some(parse_stack), None);
+    let wake = waits.wake(profile.string("app"), Some(parse_stack), None);
     let key =
         WaitKey { thread: threads[1], state: Some(OffCpuState::Sleeping), stack: Some(kernel_stack), wake: Some(wake) };
     waits.add(key, WaitEvent { at_ns: 10_000_000, blocked_ns: 60_000_000, queued_ns: 5_000_000 });
@@ -141,11 +141,17 @@ pub(crate) fn recording() -> Recording {
             samples_kept: 8,
             samples_lost: BTreeMap::from([(LossReason::RingBufferFull, 1), (LossReason::ClockMissed, 1)]),
             stacks: BTreeMap::from([(StackEnd::Complete, 7), (StackEnd::NoUnwindInfo, 1)]),
+            wait_stacks: BTreeMap::from([(StackEnd::Complete, 3)]),
             stacks_guessed: 2,
         },
         overhead: Overhead {
             bpf_run_time: Some(Duration::from_micros(50)),
             bpf_runs: 39,
+            bpf_programs: vec![ProgramCost {
+                name: "on_cpu".to_owned(),
+                run_time: Duration::from_micros(50),
+                runs: 39,
+            }],
             own_cpu: Duration::from_millis(2),
             own_rss_kb: 20_000,
             map_kb: 1_500,

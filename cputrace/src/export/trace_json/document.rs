@@ -124,9 +124,18 @@ pub(super) struct Sampling {
 pub(super) struct Overhead {
     pub(super) bpf_run_time_seconds: Option<f64>,
     pub(super) bpf_runs: u64,
+    #[serde(default)]
+    pub(super) bpf_programs: Vec<BpfProgram>,
     pub(super) own_cpu_seconds: f64,
     pub(super) own_rss_kb: u64,
     pub(super) map_kb: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct BpfProgram {
+    pub(super) name: String,
+    pub(super) run_time_seconds: f64,
+    pub(super) runs: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -148,6 +157,8 @@ pub(super) struct Ledger {
     pub(super) samples_lost: BTreeMap<String, u64>,
     pub(super) unaccounted: i64,
     pub(super) stacks: BTreeMap<String, u64>,
+    #[serde(default)]
+    pub(super) wait_stacks: BTreeMap<String, u64>,
     #[serde(default)]
     pub(super) stacks_guessed: u64,
     pub(super) ticks_expected: u64,

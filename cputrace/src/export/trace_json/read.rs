@@ -1,5 +1,6 @@
 //! From trace.json back to a recording. Whatever the file says is checked before it is believed.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read};
 use std::time::{Duration, SystemTime};
 
@@ -10,8 +11,8 @@ use super::write::{kind_name, reason_name};
 use super::{SCHEMA_VERSION, document};
 use crate::model::{
     self, BuildId, Clock, ElfAddr, Event, Host, Ledger, Line, LossReason, MappingKind, OffCpuState, Overhead, Point,
-    Profile, Recording, Sampling, SchedulerLedger, StackEnd, Target, ThreadTime, Tier, Timeline, Unit, UnknownReason,
-    Unwinding,
+    Profile, ProgramCost, Recording, Sampling, SchedulerLedger, StackEnd, Target, ThreadTime, Tier, Timeline, Unit,
+    UnknownReason, Unwinding,
 };
 
 /// The largest document that is read, unpacked.
@@ -61,7 +62,8 @@ fn recording(trace: document::Trace) -> Result<Recording, ReadError> {
         trace.processes.iter().map(timeline).collect::<Result<_, _>>()?
     };
     let document::Host { hostname, kernel, arch, cpu_model, cpus, memory_kb } = trace.host;
-    let document::Overhead { bpf_run_time_seconds, bpf_runs, own_cpu_seconds, own_rss_kb, map_kb } = trace.overhead;
+    let document::Overhead { bpf_run_time_seconds, bpf_runs, bpf_programs, own_cpu_seconds, own_rss_kb, map_kb } =
+        trace.overhead;
     Ok(Recording {
         session_id: trace.session_id,
         start: SystemTime::from(start),
@@ -79,6 +81,7 @@ fn recording(trace: document::Trace) -> Result<Recording, ReadError> {
         overhead: Overhead {
             bpf_run_time: bpf_run_time_seconds.map(duration).transpose()?,
             bpf_runs,
+            bpf_programs: bpf_programs.into_iter().map(program).collect::<Result<_, _>>()?,
             own_cpu: duration(own_cpu_seconds)?,
             own_rss_kb,
             map_kb,
@@ -88,6 +91,11 @@ fn recording(trace: document::Trace) -> Result<Recording, ReadError> {
         unwinding: trace.unwinding.map(unwinding).transpose()?,
         notes: trace.notes,
     })
+}
+
+fn program(program: document::BpfProgram) -> Result<ProgramCost, ReadError> {
+    let document::BpfProgram { name, run_time_seconds, runs } = program;
+    Ok(ProgramCost { name, run_time: duration(run_time_seconds)?, runs })
 }
 
 fn unwinding(unwinding: document::Unwinding) -> Result<Unwinding, ReadError> {
@@ -210,7 +218,10 @@ fn sampling(sampling: Option<document::Sampling>) -> Result<Sampling, ReadError>
 fn ledger(ledger: &document::Ledger) -> Ledger {
     let lost =
         LossReason::ALL.iter().map(|&reason| (reason, ledger.samples_lost.get(reason.name()).copied().unwrap_or(0)));
-    let ends = StackEnd::ALL.iter().map(|&end| (end, ledger.stacks.get(end.name()).copied().unwrap_or(0)));
+    let ends = |stacks: &BTreeMap<String, u64>| {
+        let ends = StackEnd::ALL.iter().map(|&end| (end, stacks.get(end.name()).copied().unwrap_or(0)));
+        ends.filter(|(_, count)| *count > 0).collect()
+    };
     Ledger {
         stacks_guessed: ledger.stacks_guessed,
         ticks_expected: ledger.ticks_expected,
@@ -219,7 +230,8 @@ fn ledger(ledger: &document::Ledger) -> Ledger {
         ticks_filtered: ledger.ticks_filtered,
         samples_kept: ledger.samples_kept,
         samples_lost: lost.filter(|(_, count)| *count > 0).collect(),
-        stacks: ends.filter(|(_, count)| *count > 0).collect(),
+        stacks: ends(&ledger.stacks),
+        wait_stacks: ends(&ledger.wait_stacks),
     }
 }
 

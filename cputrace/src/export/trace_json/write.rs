@@ -8,8 +8,8 @@ use time::format_description::well_known::Rfc3339;
 
 use super::{SCHEMA_VERSION, document};
 use crate::model::{
-    self, LossReason, MappingKind, OffCpuState, Point, Recording, SchedulerLedger, StackEnd, ThreadTime, Timeline,
-    UnknownReason,
+    self, LossReason, MappingKind, OffCpuState, Point, ProgramCost, Recording, SchedulerLedger, StackEnd, ThreadTime,
+    Timeline, UnknownReason,
 };
 
 pub(super) fn document(recording: &Recording) -> document::Trace {
@@ -60,6 +60,7 @@ pub(super) fn document(recording: &Recording) -> document::Trace {
         overhead: document::Overhead {
             bpf_run_time_seconds: overhead.bpf_run_time.map(|time| time.as_secs_f64()),
             bpf_runs: overhead.bpf_runs,
+            bpf_programs: overhead.bpf_programs.iter().map(program).collect(),
             own_cpu_seconds: seconds(overhead.own_cpu),
             own_rss_kb: overhead.own_rss_kb,
             map_kb: overhead.map_kb,
@@ -73,6 +74,7 @@ pub(super) fn document(recording: &Recording) -> document::Trace {
                 .collect(),
             unaccounted: ledger.unaccounted(),
             stacks: StackEnd::ALL.iter().map(|end| count(end.name(), ledger.stacks.get(end))).collect(),
+            wait_stacks: ledger.wait_stacks.iter().map(|(end, ends)| count(end.name(), Some(ends))).collect(),
             stacks_guessed: ledger.stacks_guessed,
             ticks_expected: ledger.ticks_expected,
             ticks: ledger.ticks,
@@ -187,6 +189,11 @@ fn scheduler(ledger: SchedulerLedger) -> document::Scheduler {
     let SchedulerLedger { threads_lost, ends_lost, clock_errors, recovered, waits, waits_lost, wakes, wakes_lost } =
         ledger;
     document::Scheduler { threads_lost, ends_lost, clock_errors, recovered, waits, waits_lost, wakes, wakes_lost }
+}
+
+fn program(program: &ProgramCost) -> document::BpfProgram {
+    let ProgramCost { name, run_time, runs } = program;
+    document::BpfProgram { name: name.clone(), run_time_seconds: run_time.as_secs_f64(), runs: *runs }
 }
 
 fn target(target: &model::Target) -> document::Target {
