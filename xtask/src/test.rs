@@ -33,6 +33,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("setpriv", "util-linux"),
     ("unshare", "util-linux"),
     ("python3", "python3"),
+    ("taskset", "util-linux"),
+    ("stress-ng", "stress-ng"),
 ];
 
 enum Outcome {
@@ -107,7 +109,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             if !prefix.is_empty() {
                 println!("xtask: root is needed for the live tests; asking sudo");
             }
-            let selection = &["--package", "cputrace", "--test", "live"];
+            let selection = &["--package", "cputrace", "--test", "live", "--test", "sched"];
             CargoTest { selection, harness: &["--ignored", "--test-threads=1"], prefix, object, in_ci }.run(results)
         });
     }

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, clippy::allow_attributes, reason = "each test binary uses its own part of it")]
 
+pub(crate) mod lab;
+
 use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
@@ -11,9 +13,7 @@ use cputrace::model::*;
 
 /// Whether a program is there. Without it the test is skipped, loudly; with CPUTRACE_REQUIRE_ALL=1 it fails.
 pub(crate) fn require(program: &str) -> bool {
-    let there =
-        Command::new("sh").args(["-c", &format!("command -v {program}")]).output().is_ok_and(|o| o.status.success());
-    skip_unless(there, &format!("there is no {program}"))
+    skip_unless(is_there(program), &format!("there is no {program}"))
 }
 
 /// As [`require`], for anything else.
@@ -23,6 +23,20 @@ pub(crate) fn skip_unless(there: bool, reason: &str) -> bool {
         eprintln!("SKIPPED: {reason}");
     }
     there
+}
+
+/// As [`require`], for a program that takes too long to install only for a test: then it is skipped everywhere.
+pub(crate) fn optional(program: &str) -> bool {
+    let there = is_there(program);
+    if !there {
+        eprintln!("SKIPPED: there is no {program}, which the tests do without");
+    }
+    there
+}
+
+fn is_there(program: &str) -> bool {
+    let found = Command::new("sh").args(["-c", &format!("command -v {program}")]).output();
+    found.is_ok_and(|output| output.status.success())
 }
 
 /// A small recording with one of everything: inlined functions, kernel frames, names that are missing for a reason,
