@@ -106,9 +106,13 @@ pub struct SchedStats {
     pub wakes: u64,
     /// Wake-ups that were not, for either reason.
     pub wakes_lost: u64,
+    /// Waits over the threshold that were left out so that the cost stays bounded: the shorter ones of many.
+    pub waits_limited: u64,
+    /// Wake-ups that were left out likewise.
+    pub wakes_limited: u64,
 }
 
-const _: () = assert!(size_of::<SchedStats>() == 72);
+const _: () = assert!(size_of::<SchedStats>() == 88);
 
 #[cfg(feature = "user")]
 // SAFETY: `repr(C)`, only integers, no padding; any bit pattern is valid.

@@ -2,6 +2,7 @@
 #![no_std]
 #![no_main]
 
+mod budget;
 mod config;
 mod filter;
 mod maps;

@@ -17,6 +17,7 @@ use cputrace_common::{
 };
 
 use crate::{
+    budget::Budget,
     missed::LastTick,
     sample::{Record, Wait},
     sched::QueueClock,
@@ -41,6 +42,10 @@ pub(crate) static ON_CPU_RECORD: PerCpuArray<Record> = PerCpuArray::with_max_ent
 /// Where the scheduler's programs put their samples together.
 #[map]
 pub(crate) static OFF_CPU_RECORD: PerCpuArray<Record> = PerCpuArray::with_max_entries(1, 0);
+
+/// What each CPU may spend on the stacks of waits, and on those of wakers.
+#[map]
+pub(crate) static BUDGETS: PerCpuArray<Budget> = PerCpuArray::with_max_entries(2, 0);
 
 /// The wait that just ended on each CPU, until its thread's stack is taken.
 #[map]

@@ -12,6 +12,7 @@ use cputrace_common::{
 };
 
 use crate::{
+    budget::{self, Spending},
     config, filter,
     maps::{ENDED_WAIT, QUEUE_CLOCK},
     sample::{self, Wait},
@@ -115,10 +116,14 @@ fn enter(thread: &mut Thread, next: Task, now_ns: u64) {
         && gap_ns >= min_ns
         && has_stack
         && let Some(queued_ns) = queued_ns
-        && let Some(place) = ENDED_WAIT.get_ptr_mut(0)
     {
-        // As soon as the thread runs, its stack can be taken. SAFETY: this CPU's element.
-        unsafe { *place = Wait { tid: thread.tid, state, end_ns: now_ns, blocked_ns: gap_ns - queued_ns, queued_ns } };
+        let wait = Wait { tid: thread.tid, state, end_ns: now_ns, blocked_ns: gap_ns - queued_ns, queued_ns };
+        if !budget::allows(Spending::Waits, gap_ns, now_ns) {
+            threads::count(|stats| stats.waits_limited += 1);
+        } else if let Some(place) = ENDED_WAIT.get_ptr_mut(0) {
+            // As soon as the thread runs, its stack can be taken. SAFETY: this CPU's element.
+            unsafe { *place = wait };
+        }
     }
 }
 
@@ -183,8 +188,13 @@ pub(crate) fn waking(ctx: *mut c_void, task: Task) {
     // SAFETY: a helper without arguments.
     let now_ns = unsafe { bpf_ktime_get_ns() };
     let blocked_ns = now_ns.wrapping_sub(thread.since_ns);
-    if blocked_ns >= config::off_cpu_min_ns() {
+    if blocked_ns < config::off_cpu_min_ns() {
+        return;
+    }
+    if budget::allows(Spending::Wakes, blocked_ns, now_ns) {
         sample::emit_wake(ctx, thread.tid, blocked_ns, now_ns);
+    } else {
+        threads::count(|stats| stats.wakes_limited += 1);
     }
 }
 

@@ -167,8 +167,8 @@ fn views() {
     let part = |stack: &str| wall.iter().find(|(text, _)| text == stack).map(|(_, weight)| *weight);
     assert_eq!(part("app;main;main;parse<T>: with a semicolon_[i];vfs_write_[k]"), Some(20_000));
     assert_eq!(part(&queued), Some(5000));
-    assert_eq!(part("app;[waiting for a CPU, briefly]"), Some(4000));
-    assert_eq!(part("app;[waiting, briefly]"), Some(50_000));
+    assert_eq!(part("app;[waiting for a CPU, no stack]"), Some(4000));
+    assert_eq!(part("app;[waiting, no stack]"), Some(50_000));
     assert_eq!(part("app;[not accounted]"), Some(1000));
 }
 

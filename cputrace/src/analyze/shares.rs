@@ -17,7 +17,7 @@ pub struct Shares {
     pub run_queue_ns: u64,
     /// Waiting for something else, by reason, the longest first.
     pub waits: Vec<WaitShare>,
-    /// Waits that were too short to be kept with their stacks.
+    /// Waits that were not kept with their stacks: they are short, as a rule.
     pub brief_ns: u64,
     /// What is in no part.
     pub residual_ns: u64,

@@ -179,7 +179,8 @@ fn write_threads(out: &mut String, profile: &Profile) -> std::fmt::Result {
 fn write_shares(out: &mut String, recording: &Recording, shares: &Shares, width: usize) -> std::fmt::Result {
     let all = shares.elapsed_ns.max(1) as f64;
     let seconds = shares.elapsed_ns as f64 / 1e9;
-    let lived_on = (seconds / recording.duration.as_secs_f64().max(0.001) - shares.threads as f64).abs() < 0.01;
+    let lived_on = (seconds / recording.duration.as_secs_f64().max(0.001) - shares.threads as f64).abs()
+        < 0.01 * shares.threads as f64;
     let of = match shares.threads {
         1 => format!("of {seconds:.1} s of 1 thread"),
         threads if lived_on => format!("of {:.1} s x {threads} threads", recording.duration.as_secs_f64()),
@@ -193,7 +194,9 @@ fn write_shares(out: &mut String, recording: &Recording, shares: &Shares, width:
     }));
     let others = shares.waits.iter().skip(TOP_WAITS).map(|wait| wait.ns).sum();
     parts.push((others, "other waits".to_owned()));
-    parts.push((shares.brief_ns, "short waits".to_owned()));
+    let scheduler = recording.scheduler.unwrap_or_default();
+    let left_out = scheduler.waits_lost + scheduler.waits_limited > 0;
+    parts.push((shares.brief_ns, if left_out { "waits without a stack" } else { "short waits" }.to_owned()));
     parts.push((shares.residual_ns, "not accounted".to_owned()));
     let mut line = format!("time      {of}:");
     let mut separator = "";
@@ -241,6 +244,7 @@ fn write_ledger(out: &mut String, recording: &Recording) -> std::fmt::Result {
         write!(out, "; {:.1} % with guessed frames", 100.0 * ledger.stacks_guessed as f64 / kept)?;
     }
     writeln!(out)?;
+    write_waits(out, recording)?;
     let unwinding = recording.unwinding.filter(|unwinding| unwinding.tables > 0);
     let Some(unwinding) = unwinding else { return Ok(()) };
     write!(out, "unwind    {} tables, {} rows, {}", unwinding.tables, unwinding.rows, size(unwinding.table_kb * 1024))?;
@@ -254,6 +258,31 @@ fn write_ledger(out: &mut String, recording: &Recording) -> std::fmt::Result {
         }
     }
     writeln!(out)
+}
+
+fn write_waits(out: &mut String, recording: &Recording) -> std::fmt::Result {
+    let Some(scheduler) = recording.scheduler else { return Ok(()) };
+    if scheduler.waits > 0 {
+        let ends = &recording.ledger.wait_stacks;
+        let complete = ends.get(&StackEnd::Complete).copied().unwrap_or(0);
+        let percent = 100.0 * complete as f64 / ends.values().sum::<u64>().max(1) as f64;
+        write!(out, "waits     {} kept with their stacks, {percent:.1} % of them complete", scheduler.waits)?;
+        for (count, what) in [
+            (scheduler.waits_limited, "left out: too many"),
+            (scheduler.waits_lost, "lost (ring buffer full)"),
+            (scheduler.wakes_limited + scheduler.wakes_lost, "wake-ups left out or lost"),
+        ] {
+            if count > 0 {
+                write!(out, ", {count} {what}")?;
+            }
+        }
+        writeln!(out)?;
+    }
+    let lost = scheduler.threads_lost + scheduler.ends_lost;
+    if lost > 0 {
+        writeln!(out, "          the time of {lost} threads is lost: there were too many at once")?;
+    }
+    Ok(())
 }
 
 fn write_overhead(out: &mut String, recording: &Recording) -> std::fmt::Result {

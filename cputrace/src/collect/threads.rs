@@ -86,8 +86,10 @@ impl ThreadTimes {
             recovered: stats.recovered - before.recovered,
             waits: stats.waits - before.waits,
             waits_lost: lost(stats) - lost(before),
+            waits_limited: stats.waits_limited - before.waits_limited,
             wakes: stats.wakes - before.wakes,
             wakes_lost: stats.wakes_lost - before.wakes_lost,
+            wakes_limited: stats.wakes_limited - before.wakes_limited,
         };
         Ok((times, ledger))
     }
@@ -98,7 +100,6 @@ impl ThreadTimes {
         if let Some(before) = self.before.get(&identity(thread)) {
             subtract(&mut time, before);
         }
-        time.elapsed_ns = end_ns.saturating_sub(thread.first_ns.max(self.start_ns));
         time
     }
 }
@@ -107,8 +108,10 @@ fn identity(thread: &Thread) -> (u32, u64) {
     (thread.tid, thread.first_ns)
 }
 
-/// Its sums since it was seen first, with what it is doing at `now_ns`.
+/// Its sums since it was seen first, with what it is doing at `now_ns`; where it was switched since then, at that switch: many
+/// threads cannot be looked at in one moment.
 fn so_far(thread: &Thread, now_ns: u64) -> ThreadTime {
+    let now_ns = now_ns.max(thread.since_ns);
     let kernel = (thread.kernel, thread.kernel_before);
     let mut time = ThreadTime {
         pid: thread.tgid,
@@ -142,7 +145,6 @@ fn subtract(time: &mut ThreadTime, before: &ThreadTime) {
 
 fn add(time: &mut ThreadTime, more: &ThreadTime) {
     combine(time, more, u64::saturating_add);
-    time.elapsed_ns += more.elapsed_ns;
     time.run_queue_max_ns = time.run_queue_max_ns.max(more.run_queue_max_ns);
 }
 
@@ -151,7 +153,7 @@ fn combine(time: &mut ThreadTime, other: &ThreadTime, of: fn(u64, u64) -> u64) {
         pid: _,
         tid: _,
         name: _,
-        elapsed_ns: _,
+        elapsed_ns,
         on_cpu_ns,
         run_queue_ns,
         run_queue_max_ns: _,
@@ -165,6 +167,7 @@ fn combine(time: &mut ThreadTime, other: &ThreadTime, of: fn(u64, u64) -> u64) {
         ended: _,
     } = time;
     for (value, other) in [
+        (elapsed_ns, other.elapsed_ns),
         (on_cpu_ns, other.on_cpu_ns),
         (run_queue_ns, other.run_queue_ns),
         (kernel_on_cpu_ns, other.kernel_on_cpu_ns),

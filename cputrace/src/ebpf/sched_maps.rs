@@ -74,6 +74,8 @@ impl SchedMaps {
                 waits_busy,
                 wakes,
                 wakes_lost,
+                waits_limited,
+                wakes_limited,
             } = *stats;
             sum.threads_full += threads_full;
             sum.ends_lost += ends_lost;
@@ -84,6 +86,8 @@ impl SchedMaps {
             sum.waits_busy += waits_busy;
             sum.wakes += wakes;
             sum.wakes_lost += wakes_lost;
+            sum.waits_limited += waits_limited;
+            sum.wakes_limited += wakes_limited;
         }
         Ok(sum)
     }

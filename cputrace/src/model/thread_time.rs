@@ -97,8 +97,12 @@ pub struct SchedulerLedger {
     pub waits: u64,
     /// Waits over the threshold whose stack is lost.
     pub waits_lost: u64,
+    /// Waits over the threshold whose stacks were not taken so that the cost stays bounded.
+    pub waits_limited: u64,
     /// Wake-ups after such waits that were kept with the waker's stack.
     pub wakes: u64,
     /// Wake-ups after such waits whose stack is lost.
     pub wakes_lost: u64,
+    /// Wake-ups whose stacks were not taken so that the cost stays bounded.
+    pub wakes_limited: u64,
 }

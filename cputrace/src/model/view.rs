@@ -117,8 +117,8 @@ pub fn with_wall(recording: &Recording) -> Profile {
     let wall = profile.source(super::Source { name, unit: Unit::Nanoseconds, period: 0 });
     for (aspect, exact_ns, rest) in [
         (Aspect::OnCpu, (|exact| exact.on_cpu_ns) as fn(&Exact) -> u64, "[on the CPU, between samples]"),
-        (Aspect::RunQueue, |exact| exact.run_queue_ns, "[waiting for a CPU, briefly]"),
-        (Aspect::OffCpu, |exact| exact.off_cpu_ns, "[waiting, briefly]"),
+        (Aspect::RunQueue, |exact| exact.run_queue_ns, "[waiting for a CPU, no stack]"),
+        (Aspect::OffCpu, |exact| exact.off_cpu_ns, "[waiting, no stack]"),
     ] {
         let source = profile.source_by_name(aspect.name());
         let parts = parts(&recording.profile, source);

@@ -197,8 +197,10 @@ pub(super) struct Scheduler {
     pub(super) recovered: u64,
     pub(super) waits: u64,
     pub(super) waits_lost: u64,
+    pub(super) waits_limited: u64,
     pub(super) wakes: u64,
     pub(super) wakes_lost: u64,
+    pub(super) wakes_limited: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -139,9 +139,30 @@ fn thread_time(time: document::ThreadTime) -> Result<ThreadTime, ReadError> {
 }
 
 fn scheduler(ledger: document::Scheduler) -> SchedulerLedger {
-    let document::Scheduler { threads_lost, ends_lost, clock_errors, recovered, waits, waits_lost, wakes, wakes_lost } =
-        ledger;
-    SchedulerLedger { threads_lost, ends_lost, clock_errors, recovered, waits, waits_lost, wakes, wakes_lost }
+    let document::Scheduler {
+        threads_lost,
+        ends_lost,
+        clock_errors,
+        recovered,
+        waits,
+        waits_lost,
+        waits_limited,
+        wakes,
+        wakes_lost,
+        wakes_limited,
+    } = ledger;
+    SchedulerLedger {
+        threads_lost,
+        ends_lost,
+        clock_errors,
+        recovered,
+        waits,
+        waits_lost,
+        waits_limited,
+        wakes,
+        wakes_lost,
+        wakes_limited,
+    }
 }
 
 fn duration(seconds: f64) -> Result<Duration, ReadError> {

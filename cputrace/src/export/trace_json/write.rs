@@ -186,9 +186,30 @@ fn thread_time(time: &ThreadTime) -> document::ThreadTime {
 }
 
 fn scheduler(ledger: SchedulerLedger) -> document::Scheduler {
-    let SchedulerLedger { threads_lost, ends_lost, clock_errors, recovered, waits, waits_lost, wakes, wakes_lost } =
-        ledger;
-    document::Scheduler { threads_lost, ends_lost, clock_errors, recovered, waits, waits_lost, wakes, wakes_lost }
+    let SchedulerLedger {
+        threads_lost,
+        ends_lost,
+        clock_errors,
+        recovered,
+        waits,
+        waits_lost,
+        waits_limited,
+        wakes,
+        wakes_lost,
+        wakes_limited,
+    } = ledger;
+    document::Scheduler {
+        threads_lost,
+        ends_lost,
+        clock_errors,
+        recovered,
+        waits,
+        waits_lost,
+        waits_limited,
+        wakes,
+        wakes_lost,
+        wakes_limited,
+    }
 }
 
 fn program(program: &ProgramCost) -> document::BpfProgram {
