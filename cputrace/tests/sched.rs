@@ -31,7 +31,7 @@ fn record(lab: &Lab, arguments: &[&str]) -> Value {
     let views = ["-o", "stacks.off-cpu.folded", "-o", "stacks.wakers.folded", "-o", "stacks.wall.folded"];
     let output = lab.record(&[&views, arguments].concat());
     assert!(output.status.success(), "{}", stderr(&output));
-    println!("{}", String::from_utf8_lossy(&output.stdout));
+    eprintln!("{}", String::from_utf8_lossy(&output.stdout));
     lab.trace()
 }
 
@@ -48,7 +48,7 @@ fn check_identity(lab: &Lab, trace: &Value) {
             assert!(residual < 0.01, "{thread:#}");
         }
     }
-    println!("{long} of {} threads lived over 1 s; worst residual {:.3} %", threads.len(), worst * 100.0);
+    eprintln!("{long} of {} threads lived over 1 s; worst residual {:.3} %", threads.len(), worst * 100.0);
     assert!(long > 0);
     for lost in ["threads_lost", "ends_lost"] {
         assert_eq!(trace["scheduler"][lost], 0, "{}", trace["scheduler"]);
