@@ -97,7 +97,7 @@ fn recover(thread: &mut Thread, prev: Task, now_ns: u64) {
     let arrived_ns = prev.last_arrival().wrapping_add(offset_ns);
     if arrived_ns > thread.since_ns && arrived_ns <= now_ns {
         let queued_ns = prev.run_delay().wrapping_sub(thread.kernel.run_delay_ns);
-        run(thread, arrived_ns, Some(queued_ns));
+        run(thread, arrived_ns, queued_ns);
         threads::count(|stats| stats.recovered += 1);
     }
 }
@@ -107,16 +107,12 @@ fn recover(thread: &mut Thread, prev: Task, now_ns: u64) {
 fn enter(thread: &mut Thread, next: Task, now_ns: u64) {
     let (state, gap_ns) = (thread.state, now_ns.wrapping_sub(thread.since_ns));
     let is_new = thread.since_ns == thread.first_ns;
-    let queued_ns = if state >= state::BLOCKED { queued_ns(thread, next, now_ns) } else { Some(0) };
+    let queued_ns = if state >= state::BLOCKED { queued_ns(thread, next, now_ns) } else { 0 };
     let queued_ns = run(thread, now_ns, queued_ns);
     let min_ns = config::off_cpu_min_ns();
     // A new thread comes to its CPU another way.
     let has_stack = state >= state::BLOCKED || config::preempted_waits() != 0 && !is_new;
-    if min_ns != 0
-        && gap_ns >= min_ns
-        && has_stack
-        && let Some(queued_ns) = queued_ns
-    {
+    if min_ns != 0 && gap_ns >= min_ns && has_stack && queued_ns != UNKNOWN_NS {
         let wait = Wait { tid: thread.tid, state, end_ns: now_ns, blocked_ns: gap_ns - queued_ns, queued_ns };
         if !budget::allows(Spending::Waits, gap_ns, now_ns) {
             threads::count(|stats| stats.waits_limited += 1);
@@ -127,42 +123,41 @@ fn enter(thread: &mut Thread, next: Task, now_ns: u64) {
     }
 }
 
+/// No length of a wait: nobody knows it. Not an `Option`, whose empty half LLVM copies unset, which no verifier takes.
+const UNKNOWN_NS: u64 = u64::MAX;
+
 /// The thread is on a CPU from `now_ns` on; where it waited for an event, the last `queued_ns` of that it could have run.
-/// Returns how long it really could have; `None` where nobody knows.
+/// Returns how long it really could have, or [`UNKNOWN_NS`].
 #[inline(always)]
-fn run(thread: &mut Thread, now_ns: u64, queued_ns: Option<u64>) -> Option<u64> {
+fn run(thread: &mut Thread, now_ns: u64, queued_ns: u64) -> u64 {
     let gap_ns = now_ns.wrapping_sub(thread.since_ns);
-    let queued_ns = match thread.state {
-        state::RUNNABLE => Some(gap_ns),
-        state::RUNNING => None,
+    let mut queued_ns = match thread.state {
+        state::RUNNABLE => gap_ns,
+        state::RUNNING => UNKNOWN_NS,
         _ => queued_ns,
     };
     // A clock's error must not make a wait longer than it can have been.
-    let fitting_ns = match queued_ns {
-        Some(queued_ns) if queued_ns > gap_ns => {
-            threads::count(|stats| stats.clock_errors += 1);
-            Some(gap_ns)
-        }
-        queued_ns => queued_ns,
-    };
+    if queued_ns != UNKNOWN_NS && queued_ns > gap_ns {
+        threads::count(|stats| stats.clock_errors += 1);
+        queued_ns = gap_ns;
+    }
     threads::write(thread, |thread| {
-        match fitting_ns {
-            None => thread.unknown_ns += gap_ns,
-            Some(queued_ns) => {
-                thread.run_queue_ns += queued_ns;
-                if queued_ns > thread.run_queue_max_ns {
-                    thread.run_queue_max_ns = queued_ns;
-                }
-                thread.waits[row(queued_ns)] += 1;
-                if thread.state >= state::BLOCKED {
-                    thread.off_cpu_ns[(thread.state & 3) as usize] += gap_ns - queued_ns;
-                }
+        if queued_ns == UNKNOWN_NS {
+            thread.unknown_ns += gap_ns;
+        } else {
+            thread.run_queue_ns += queued_ns;
+            if queued_ns > thread.run_queue_max_ns {
+                thread.run_queue_max_ns = queued_ns;
+            }
+            thread.waits[row(queued_ns)] += 1;
+            if thread.state >= state::BLOCKED {
+                thread.off_cpu_ns[(thread.state & 3) as usize] += gap_ns - queued_ns;
             }
         }
         thread.state = state::RUNNING;
         thread.since_ns = now_ns;
     });
-    fitting_ns
+    queued_ns
 }
 
 /// The switch is done, and the thread that was switched to runs.
@@ -198,19 +193,19 @@ pub(crate) fn waking(ctx: *mut c_void, task: Task) {
     }
 }
 
-/// How long a thread that was woken has waited for a CPU; `None` where the kernel does not tell.
+/// How long a thread that was woken has waited for a CPU; [`UNKNOWN_NS`] where the kernel does not tell.
 #[inline(always)]
-fn queued_ns(thread: &Thread, next: Task, now_ns: u64) -> Option<u64> {
-    let offset_ns = queue_clock_offset(next, now_ns)?;
+fn queued_ns(thread: &Thread, next: Task, now_ns: u64) -> u64 {
+    let Some(offset_ns) = queue_clock_offset(next, now_ns) else { return UNKNOWN_NS };
     let last_queued = next.last_queued();
     if last_queued == 0 {
-        return None;
+        return UNKNOWN_NS;
     }
     let since_ns = last_queued.wrapping_add(offset_ns);
     // The two clocks are read a moment apart.
     let last_wait_ns = now_ns.saturating_sub(since_ns);
     // Moved from queue to queue meanwhile, it was queued anew: the kernel has added up the earlier waits.
-    Some(last_wait_ns + next.run_delay().wrapping_sub(thread.kernel.run_delay_ns))
+    last_wait_ns + next.run_delay().wrapping_sub(thread.kernel.run_delay_ns)
 }
 
 #[inline(always)]

@@ -34,7 +34,7 @@ impl Task {
 
     #[inline(always)]
     pub(crate) fn is_on_cpu(self) -> bool {
-        self.load::<u32>(config::task_on_cpu()) != 0
+        self.load::<u8>(config::task_on_cpu()) != 0
     }
 
     /// Its state's bits; `None` where somebody is waking it.

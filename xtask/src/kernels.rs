@@ -187,7 +187,7 @@ mount -t devtmpfs devtmpfs /dev
 mount -t tmpfs tmpfs /tmp
 mkdir -p /sys/fs/cgroup; mount -t cgroup2 cgroup2 /sys/fs/cgroup
 cd /tmp
-/cputrace record --tier ebpf -F 199 -o t.json -o t.folded -- /sample_app --seconds 3 --phases deep,cpu 2>&1
+/cputrace record --tier ebpf -F 199 -o t.json -o t.folded -- /sample_app --seconds 3 --phases deep,cpu,sleep,lock 2>&1
 echo EXIT $? deep $(grep -c deep_call t.folded)
 poweroff -f
 ";
@@ -256,7 +256,7 @@ fn run_machine(kernel: &Path, initramfs: &Path) -> anyhow::Result<Option<String>
     }
 }
 
-/// It recorded by eBPF, and the stacks are complete.
+/// It recorded by eBPF, the stacks are complete, and the threads' time was accounted.
 fn judge(console: &str) -> anyhow::Result<String> {
     let line = |start: &str| console.lines().map(str::trim).find(|line| line.starts_with(start));
     let last = || console.lines().rev().take(6).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join(" | ");
@@ -266,5 +266,10 @@ fn judge(console: &str) -> anyhow::Result<String> {
     if !recorded || !stacks.contains("complete") || complete < COMPLETE {
         bail!("{stacks} | {}", last());
     }
-    Ok(format!("{} | {stacks}", line("samples").unwrap_or_default()))
+    if line("waits").is_none() {
+        bail!("the threads' time was not accounted | {}", last());
+    }
+    let notes = console.lines().map(str::trim).filter(|line| line.starts_with("note"));
+    let lines = ["samples", "time", "waits"].into_iter().filter_map(line).chain(notes);
+    Ok(format!("{stacks} | {}", lines.collect::<Vec<_>>().join(" | ")))
 }

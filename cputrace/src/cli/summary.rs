@@ -269,7 +269,7 @@ fn write_waits(out: &mut String, recording: &Recording) -> std::fmt::Result {
         write!(out, "waits     {} kept with their stacks, {percent:.1} % of them complete", scheduler.waits)?;
         for (count, what) in [
             (scheduler.waits_limited, "left out: too many"),
-            (scheduler.waits_lost, "lost (ring buffer full)"),
+            (scheduler.waits_lost, "lost"),
             (scheduler.wakes_limited + scheduler.wakes_lost, "wake-ups left out or lost"),
         ] {
             if count > 0 {
