@@ -1,12 +1,14 @@
 //! Measures what cputrace costs, beside perf and bpftrace in the same run: a figure of one hour does not hold in another.
 //!
 //! - [`sample`]: what one sample costs the program that is sampled, and how long until the first one.
+//! - [`switch`]: what the account of the threads' time costs a switch.
 //! - [`host`]: what the profiler itself takes while it watches the whole host at the usual rate.
 //!
 //! It measures and prints; what is too much is for the reader, and for the tests, to judge.
 
 mod host;
 mod sample;
+mod switch;
 mod tool;
 
 use std::time::Duration;
@@ -16,6 +18,9 @@ use crate::workload::{self, Frames};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
+    /// Only these parts
+    #[arg(value_parser = ["sample", "switch", "host"])]
+    parts: Vec<String>,
     /// Rate at which the cost of one sample is measured
     #[arg(long, value_name = "HZ", default_value_t = 5000)]
     frequency: u32,
@@ -31,13 +36,15 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let &Args { frequency, rounds, seconds, built } = args;
+    let &Args { ref parts, frequency, rounds, seconds, built } = args;
+    let wanted = |part: &str| parts.is_empty() || parts.iter().any(|wanted| wanted == part);
     if !built {
         install(&[
             ("cc", "gcc"),
             ("/usr/include/stdio.h", "libc6-dev"),
             ("perf", "linux-perf"),
             ("bpftrace", "bpftrace"),
+            ("runqlat", "libbpf-tools"),
         ])?;
         system::run(cargo().args(["build", "--locked", "--release", "--package", "cputrace"]))?;
         for frames in [Frames::Pointers, Frames::NoPointers] {
@@ -49,8 +56,16 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         let mut again = as_root(std::env::current_exe()?);
         return system::run(again.args(std::env::args_os().skip(1)).arg("--built"));
     }
-    for frames in [Frames::Pointers, Frames::NoPointers] {
-        sample::measure(frames, frequency, rounds)?;
+    if wanted("sample") {
+        for frames in [Frames::Pointers, Frames::NoPointers] {
+            sample::measure(frames, frequency, rounds)?;
+        }
     }
-    host::measure(Duration::from_secs(seconds))
+    if wanted("switch") {
+        switch::measure(rounds)?;
+    }
+    if wanted("host") {
+        host::measure(Duration::from_secs(seconds))?;
+    }
+    Ok(())
 }

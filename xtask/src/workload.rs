@@ -23,6 +23,11 @@ pub(crate) fn build_pinned(frames: Frames) -> anyhow::Result<PathBuf> {
     build_program("pinned", frames)
 }
 
+/// Builds the two processes that the bench has switched between; their path.
+pub(crate) fn build_pingpong() -> anyhow::Result<PathBuf> {
+    build_program("pingpong", Frames::NoPointers)
+}
+
 fn build_program(name: &str, frames: Frames) -> anyhow::Result<PathBuf> {
     let (ending, flag) = match frames {
         Frames::Pointers => ("_fp", "-fno-omit-frame-pointer"),
