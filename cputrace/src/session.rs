@@ -55,6 +55,8 @@ pub struct Options {
     pub accounting: bool,
     /// With the account: which waits are kept with their stacks.
     pub waits: Option<Waits>,
+    /// Whether the time of each sample and wait is kept.
+    pub timeline: bool,
     /// A user's own rules for the reasons of waits.
     pub wait_rules: String,
 }
@@ -187,7 +189,7 @@ impl<'a> Session<'a> {
             suspects: Vec::new(),
             batch: Batch::default(),
             mappings: Mappings::default(),
-            aggregator: Aggregator::new(profile, source, monotonic_ns()),
+            aggregator: Aggregator::new(profile, source, monotonic_ns(), options.timeline),
             reasons,
             timelines: Timelines::new(),
             ledger: Ledger::default(),

@@ -26,6 +26,7 @@ pub struct Aggregator {
     profile: Profile,
     waits: Waits,
     wakes: Wakes,
+    times: bool,
     source: SourceId,
     period_ns: u64,
     start_ns: u64,
@@ -34,12 +35,14 @@ pub struct Aggregator {
 }
 
 impl Aggregator {
-    /// A window that starts at `start_ns` (CLOCK_MONOTONIC); each sample of `source` is worth its period.
-    pub fn new(profile: Profile, source: SourceId, start_ns: u64) -> Self {
+    /// A window that starts at `start_ns` (CLOCK_MONOTONIC); each sample of `source` is worth its period. `times` says
+    /// whether the time of each sample and wait is kept besides the sums.
+    pub fn new(profile: Profile, source: SourceId, start_ns: u64, times: bool) -> Self {
         let period_ns = profile.sources()[source.index()].period;
         Self {
             profile,
-            waits: Waits::default(),
+            waits: Waits::new(times),
+            times,
             wakes: Wakes::default(),
             source,
             period_ns,
@@ -61,7 +64,7 @@ impl Aggregator {
             Observation::OnCpu => {
                 let thread = self.thread(sample, mappings);
                 let event = Event { at_ns: time_ns.saturating_sub(self.start_ns), value: self.period_ns };
-                self.profile.add((thread, self.source, stack), 1, self.period_ns, Some(event));
+                self.profile.add((thread, self.source, stack), 1, self.period_ns, self.times.then_some(event));
             }
             // The waker may be of no target: no row of its own.
             Observation::Wake { woken_tid, blocked_ns } => {

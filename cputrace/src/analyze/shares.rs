@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::model::{Aspect, MappingKind, Profile, Recording, StackId, view};
+use crate::model::{Aspect, MappingKind, Profile, Recording, StackId, WaitHistogram, view};
 
 /// Where the time went.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -15,12 +15,30 @@ pub struct Shares {
     pub on_cpu_ns: u64,
     /// Waiting for one.
     pub run_queue_ns: u64,
+    /// Its waits, by length.
+    pub run_queue_waits: WaitHistogram,
+    /// The longest of them.
+    pub run_queue_max_ns: u64,
     /// Waiting for something else, by reason, the longest first.
     pub waits: Vec<WaitShare>,
     /// Waits that were not kept with their stacks: they are short, as a rule.
     pub brief_ns: u64,
     /// What is in no part.
     pub residual_ns: u64,
+}
+
+impl Shares {
+    /// What so many percent of the run-queue waits are shorter than: the upper end of a row of the histogram, or the longest
+    /// wait if that is less. `None` if there were no waits.
+    pub fn run_queue_percentile_ns(&self, percent: u64) -> Option<u64> {
+        let all: u64 = self.run_queue_waits.iter().sum();
+        let mut below = 0;
+        let row = self.run_queue_waits.iter().position(|&count| {
+            below += count;
+            below > 0 && below * 100 >= all * percent
+        })?;
+        Some((2_u64 << row).min(self.run_queue_max_ns))
+    }
 }
 
 /// A reason's part.
@@ -44,6 +62,10 @@ pub fn shares(recording: &Recording, hide_idle: bool) -> Option<Shares> {
         shares.elapsed_ns += time.elapsed_ns;
         shares.on_cpu_ns += time.on_cpu_ns;
         shares.run_queue_ns += time.run_queue_ns;
+        shares.run_queue_max_ns = shares.run_queue_max_ns.max(time.run_queue_max_ns);
+        for (sum, count) in shares.run_queue_waits.iter_mut().zip(time.run_queue_waits) {
+            *sum += count;
+        }
         shares.residual_ns += time.residual_ns().unsigned_abs();
         off_cpu_ns += time.off_cpu_total_ns();
     }
@@ -100,3 +122,19 @@ const SYSTEM_LIBRARIES: [&str; 9] =
 /// Functions that waits pass through and that are linked into programs.
 const SYSTEM_NAMES: [&str; 9] =
     ["std::", "core::", "alloc::", "<std::", "<core::", "<alloc::", "parking_lot", "__pthread_", "pthread_"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A percentile is the end of the row that it lies in, and never more than the longest wait.
+    #[test]
+    fn percentiles() {
+        let mut shares = Shares { run_queue_max_ns: 5000, ..Shares::default() };
+        assert_eq!(shares.run_queue_percentile_ns(50), None);
+        (shares.run_queue_waits[4], shares.run_queue_waits[10], shares.run_queue_waits[12]) = (60, 39, 1);
+        for (percent, expected) in [(50, 32), (60, 32), (61, 2048), (99, 2048), (100, 5000)] {
+            assert_eq!(shares.run_queue_percentile_ns(percent), Some(expected), "{percent}");
+        }
+    }
+}

@@ -68,15 +68,21 @@ pub(super) struct Args {
     /// Kernel memory that unwind tables may take, in megabytes
     #[arg(long, value_name = "MB", default_value_t = 64)]
     unwind_memory: u64,
-    /// Do not account where each thread's time went (on the CPU, waiting for one, blocked)
-    #[arg(long)]
+    /// Account where each thread's time went (on the CPU, waiting for one, blocked): the default
+    #[arg(long, overrides_with = "no_sched")]
+    sched: bool,
+    /// Do not
+    #[arg(long, overrides_with = "sched")]
     no_sched: bool,
+    /// Keep waits with their stacks: the default
+    #[arg(long, overrides_with = "no_off_cpu")]
+    off_cpu: bool,
     /// Keep waits of at least this time with their stacks: milliseconds, or with a unit [default: 1, of the whole host or a
     /// control group 10]
     #[arg(long, value_name = "TIME", value_parser = duration::milliseconds, conflicts_with_all = ["no_off_cpu", "no_sched"])]
     off_cpu_min: Option<Duration>,
     /// Do not keep waits with their stacks, only each thread's time by state
-    #[arg(long)]
+    #[arg(long, overrides_with = "off_cpu")]
     no_off_cpu: bool,
     /// Keep with each wait who ended it [default: yes, but not of the whole host or a control group]
     #[arg(long, conflicts_with_all = ["no_wakers", "no_off_cpu", "no_sched"])]
@@ -84,6 +90,12 @@ pub(super) struct Args {
     /// Do not keep who ended waits
     #[arg(long)]
     no_wakers: bool,
+    /// Keep the time of each sample and wait in trace.json, for a timeline: the default
+    #[arg(long, overrides_with = "no_timeline")]
+    timeline: bool,
+    /// Keep their sums only
+    #[arg(long, overrides_with = "timeline")]
+    no_timeline: bool,
     /// Rules for the reasons of waits, that come before the built-in ones
     #[arg(long, value_name = "FILE")]
     wait_rules: Option<PathBuf>,
@@ -141,6 +153,7 @@ impl Args {
             accounting: !self.no_sched,
             waits: (!self.no_sched && !self.no_off_cpu).then_some(waits),
             wait_rules,
+            timeline: !self.no_timeline,
         })
     }
 

@@ -212,7 +212,27 @@ fn write_shares(out: &mut String, recording: &Recording, shares: &Shares, width:
         line += &part;
         separator = ",";
     }
-    writeln!(out, "{line}")
+    writeln!(out, "{line}")?;
+    let count: u64 = shares.run_queue_waits.iter().sum();
+    let percentiles = (shares.run_queue_percentile_ns(50), shares.run_queue_percentile_ns(99));
+    if let (Some(half), Some(most)) = percentiles {
+        let [half, most, longest] = [half, most, shares.run_queue_max_ns].map(time);
+        writeln!(
+            out,
+            "queue     {count} waits for a CPU: half under {half}, 99 % under {most}, the longest {longest}"
+        )?;
+    }
+    Ok(())
+}
+
+/// Nanoseconds, for people.
+fn time(ns: u64) -> String {
+    match ns {
+        ..1000 => format!("{ns} ns"),
+        1000..1_000_000 => format!("{:.0} us", ns as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} ms", ns as f64 / 1e6),
+        _ => format!("{:.1} s", ns as f64 / 1e9),
+    }
 }
 
 fn write_ledger(out: &mut String, recording: &Recording) -> std::fmt::Result {

@@ -72,11 +72,17 @@ pub struct Waits {
     rows: HashMap<WaitKey, usize, FxBuildHasher>,
     wakes: Vec<Wake>,
     wake_ids: HashMap<Wake, WakeId, FxBuildHasher>,
+    times: bool,
     events: usize,
     events_dropped: u64,
 }
 
 impl Waits {
+    /// None yet; `times` says whether each one's time is kept besides the sums.
+    pub fn new(times: bool) -> Self {
+        Self { times, ..Self::default() }
+    }
+
     /// Adds one.
     pub fn add(&mut self, key: WaitKey, event: WaitEvent) {
         let next = self.waits.len();
@@ -88,6 +94,9 @@ impl Waits {
         wait.count += 1;
         wait.blocked_ns += event.blocked_ns;
         wait.queued_ns += event.queued_ns;
+        if !self.times {
+            return;
+        }
         if self.events < MAX_EVENTS {
             self.events += 1;
             wait.events.push(event);

@@ -88,7 +88,7 @@ pub(crate) fn recording() -> Recording {
             profile.add((thread, source, stack), 1, 10_101_010, Some(event));
         }
     }
-    let mut waits = Waits::default();
+    let mut waits = Waits::new(true);
     let wake = waits.wake(profile.string("app"), Some(parse_stack), None);
     let key =
         WaitKey { thread: threads[1], state: Some(OffCpuState::Sleeping), stack: Some(kernel_stack), wake: Some(wake) };
