@@ -97,6 +97,24 @@ fn trace_json_reads_back() {
     }
 }
 
+/// A function without a name is one in every format, and a trace still says that it has none, and why.
+#[test]
+fn functions_without_names_stay_unnamed() {
+    let mut recording = recording();
+    let profile = &mut recording.profile;
+    let is_unknown = |id: &LocationId| profile.locations()[id.index()].unknown == Some(UnknownReason::NoSymbols);
+    let id = profile.location_ids().find(is_unknown).unwrap();
+    let (name, none) = (profile.string("app+0x1000"), profile.string(""));
+    let function = profile.function(Function { name, system_name: none, file: none, start_line: 0 });
+    profile.set_lines(id, Ok(vec![Line { function, line: 0 }]));
+    profile.set_unknown(id, UnknownReason::NoSymbols);
+    let read = trace_json::read(&*exported("json", &recording)).unwrap().profile;
+    let location = &read.locations()[id.index()];
+    assert_eq!((read.names(id), location.unknown), (vec!["app+0x1000".to_owned()], Some(UnknownReason::NoSymbols)));
+    assert!(stacks(&recording, Aspect::OnCpu).iter().any(|(stack, _)| stack.contains("app+0x1000")));
+    check_schema(&json(&recording));
+}
+
 /// A file of the ancestor reads: its time series is all that it has.
 #[test]
 fn the_ancestors_file_reads() {

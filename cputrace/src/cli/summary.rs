@@ -88,12 +88,11 @@ struct Weight {
     total: u64,
 }
 
-/// A location's functions; what has no name goes by its file, or else every address would be a line of its own.
+/// A location's functions; an address that is in no known function goes by its file, or else each would be a line.
 fn names(profile: &Profile, id: LocationId) -> Vec<String> {
     let location = &profile.locations()[id.index()];
-    let Some(reason) = location.unknown else { return profile.names(id) };
-    let path = profile.text(profile.mappings()[location.mapping.index()].path);
-    vec![format!("{} ({})", path.rsplit('/').next().unwrap_or(path), reason.describe())]
+    let Some(reason) = location.unknown.filter(|_| location.lines.is_empty()) else { return profile.names(id) };
+    vec![profile.unknown_name(location.mapping, reason)]
 }
 
 /// By name: what each function took itself, and together with what it called.

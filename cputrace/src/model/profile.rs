@@ -182,9 +182,10 @@ pub struct Location {
     pub mapping: MappingId,
     /// The instruction; for a caller's frame the call itself (return address minus one).
     pub address: ElfAddr,
-    /// Innermost inlined function first; empty where nothing is known.
+    /// Innermost inlined function first. Of code without a name the function that it lies in, called by its first
+    /// address, or what else it goes by; empty where nothing is known.
     pub lines: Vec<Line>,
-    /// Why `lines` is empty, where it is.
+    /// Why the location has no name, where it has none.
     pub unknown: Option<UnknownReason>,
 }
 
@@ -454,6 +455,11 @@ impl Profile {
         }
     }
 
+    /// Says why a location has no name. The function that it lies in stays.
+    pub fn set_unknown(&mut self, location: LocationId, reason: UnknownReason) {
+        self.locations[location.index()].unknown = Some(reason);
+    }
+
     /// The frames of a stack, leaf first.
     pub fn frames(&self, leaf: Option<StackId>) -> impl Iterator<Item = LocationId> + '_ {
         let mut next = leaf;
@@ -475,15 +481,24 @@ impl Profile {
     pub fn names(&self, location: LocationId) -> Vec<String> {
         let row = &self.locations[location.index()];
         if row.lines.is_empty() {
-            return vec![self.unknown_name(row)];
+            return vec![self.address_name(row.mapping, row.address)];
         }
         row.lines.iter().map(|line| self.text(self.functions[line.function.index()].name).to_owned()).collect()
     }
 
-    fn unknown_name(&self, location: &Location) -> String {
-        let path = self.text(self.mappings[location.mapping.index()].path);
-        let file = path.rsplit('/').next().unwrap_or(path);
-        format!("{file}+{:#x}", location.address.0)
+    /// What to call an address that has no name: `postgres+0x1a2b40`.
+    pub fn address_name(&self, mapping: MappingId, address: ElfAddr) -> String {
+        format!("{}+{:#x}", self.file_name(mapping), address.0)
+    }
+
+    /// What to call all addresses of a mapping that have no name for the same reason: `postgres (no symbols in file)`.
+    pub fn unknown_name(&self, mapping: MappingId, reason: UnknownReason) -> String {
+        format!("{} ({})", self.file_name(mapping), reason.describe())
+    }
+
+    fn file_name(&self, mapping: MappingId) -> &str {
+        let path = self.text(self.mappings[mapping.index()].path);
+        path.rsplit('/').next().unwrap_or(path)
     }
 
     /// All strings, by id.

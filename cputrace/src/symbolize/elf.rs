@@ -191,7 +191,8 @@ fn unknown(reason: Reason) -> UnknownReason {
     }
 }
 
-fn parse<'a, R: ReadRef<'a>>(data: R) -> Option<ElfFile64<'a, LittleEndian, R>> {
+/// The sections of a file.
+pub(super) fn parse<'a, R: ReadRef<'a>>(data: R) -> Option<ElfFile64<'a, LittleEndian, R>> {
     let header = object::elf::FileHeader64::<LittleEndian>::parse(data).ok()?;
     // More than 65,279 sections are no program's, and would be read as a whole.
     let is_real = header.e_shoff(LittleEndian) == 0 || header.e_shnum(LittleEndian) != 0;

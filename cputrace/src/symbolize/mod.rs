@@ -1,9 +1,11 @@
 //! Names, inlined functions and source lines of locations.
 //!
 //! Each location is asked for once, at a window's end, sorted by address. Files are gone through one by one and
-//! forgotten, which keeps memory low. A name that is not to be had is data with a reason, not an error. This module
-//! opens no file of a process: it is handed open ones.
+//! forgotten, which keeps memory low. A name that is not to be had is data with a reason, not an error: such code goes by
+//! the first address of the function that it lies in, where the file's unwind information tells. This module opens no
+//! file of a process: it is handed open ones.
 //! - [`elf`]: programs and libraries, through blazesym.
+//! - [`stubs`]: what programs call libraries through.
 //! - [`kallsyms`]: the kernel.
 //! - [`perf_map`]: names that a JIT compiler keeps.
 //! - [`demangle`]: names as a user reads them.
@@ -14,14 +16,17 @@ mod elf;
 mod guard;
 mod kallsyms;
 mod perf_map;
+mod stubs;
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::BufReader;
 use std::sync::Arc;
 
-use crate::model::{Function, Line, LocationId, MappingId, Profile, UnknownReason};
+use crate::model::{ElfAddr, Function, Line, LocationId, MappingId, Profile, UnknownReason};
+use crate::unwind::functions::FunctionRanges;
 
 /// What is read of a list of symbols at once.
 const READ_BYTES: usize = 64 << 10;
@@ -98,6 +103,7 @@ fn symbolize_elf(
     stopped: &dyn Fn() -> bool,
 ) {
     let mut unnamed = locations;
+    let own_file = file;
     // Of two reasons that of the file with a symbol table says more.
     let mut has_symbols = false;
     for file in debug.into_iter().chain([file]) {
@@ -117,6 +123,40 @@ fn symbolize_elf(
             }
         }
         unnamed = left;
+    }
+    if !unnamed.is_empty() && !stopped() {
+        name_stubs(profile, own_file, &mut unnamed);
+        group_by_function(profile, own_file, &unnamed);
+    }
+}
+
+/// Gives linkage stubs their names, and takes them from `unnamed`.
+fn name_stubs(profile: &mut Profile, file: &File, unnamed: &mut Vec<(u64, LocationId)>) {
+    let mut stubs = stubs::look_up(file, &addresses(unnamed)).into_iter();
+    unnamed.retain(|(_, id)| {
+        let Some(symbol) = stubs.next().flatten() else { return true };
+        let name = format!("{}@plt", readable(&symbol));
+        let line = line(profile, &name, &format!("{symbol}@plt"), "", 0);
+        profile.set_lines(*id, Ok(vec![line]));
+        false
+    });
+}
+
+/// Gives addresses without a name the function that they lie in, or else their file.
+fn group_by_function(profile: &mut Profile, file: &File, unnamed: &[(u64, LocationId)]) {
+    let functions = FunctionRanges::read(file);
+    for &(address, id) in unnamed {
+        let location = &profile.locations()[id.index()];
+        let (mapping, Some(reason)) = (location.mapping, location.unknown) else { continue };
+        // That unwind information cannot be read is the unwinder's to say.
+        let start = functions.as_ref().ok().and_then(|functions| functions.start_of(address));
+        let name = match start {
+            Some(start) => profile.address_name(mapping, ElfAddr(start)),
+            None => profile.unknown_name(mapping, reason),
+        };
+        let line = line(profile, &name, "", "", 0);
+        profile.set_lines(id, Ok(vec![line]));
+        profile.set_unknown(id, reason);
     }
 }
 
@@ -158,13 +198,16 @@ fn set_all(profile: &mut Profile, locations: &[(u64, LocationId)], reason: Unkno
 }
 
 fn set_lines(profile: &mut Profile, id: LocationId, lines: &[SourceLine]) {
-    let lines = lines.iter().map(|SourceLine { symbol, file, line: number }| {
-        // Names can be as hostile as files.
-        let name = guard::run(|| demangle::demangle(symbol)).unwrap_or_else(|guard::Broken| symbol.into());
-        line(profile, &name, symbol, file, *number)
-    });
+    let lines = lines
+        .iter()
+        .map(|SourceLine { symbol, file, line: number }| line(profile, &readable(symbol), symbol, file, *number));
     let lines = lines.collect();
     profile.set_lines(id, Ok(lines));
+}
+
+/// Names can be as hostile as files.
+fn readable(symbol: &str) -> Cow<'_, str> {
+    guard::run(|| demangle::demangle(symbol)).unwrap_or_else(|guard::Broken| symbol.into())
 }
 
 fn line(profile: &mut Profile, name: &str, symbol: &str, file: &str, number: u32) -> Line {

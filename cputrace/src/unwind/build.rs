@@ -116,7 +116,7 @@ struct Segment {
 
 /// What is needed of the ELF headers.
 #[derive(Debug, Default)]
-struct Headers {
+pub(super) struct Headers {
     segments: Vec<Segment>,
     /// Contents and address.
     eh_frame: Option<(Vec<u8>, u64)>,
@@ -126,7 +126,7 @@ struct Headers {
 }
 
 impl Headers {
-    fn read<'data>(data: impl ReadRef<'data>, length: u64) -> Result<Self, BuildError> {
+    pub(super) fn read<'data>(data: impl ReadRef<'data>, length: u64) -> Result<Self, BuildError> {
         const E: LittleEndian = LittleEndian;
         let header = FileHeader64::<LittleEndian>::parse(data)?;
         header.endian()?;
@@ -209,15 +209,7 @@ impl Headers {
             .unwrap_or(base);
         let length = u32::try_from(end.saturating_sub(base)).map_err(|_| BuildError::Size)?;
         let mut stats = BuildStats::default();
-        let frames = [
-            self.eh_frame.as_ref().map(|(bytes, address)| Section {
-                bytes,
-                address: *address,
-                format: Format::EhFrame,
-            }),
-            self.debug_frame.as_ref().map(|bytes| Section { bytes, address: 0, format: Format::DebugFrame }),
-        ];
-        let parsed: Vec<_> = frames.into_iter().flatten().map(Functions::read).collect();
+        let parsed: Vec<_> = self.frames().map(Functions::read).collect();
         let mut functions: Vec<Placed<'_>> = Vec::with_capacity(parsed.iter().map(|all| all.functions.len()).sum());
         for (section, all) in parsed.iter().enumerate() {
             stats.bad_entries += all.bad;
@@ -256,6 +248,15 @@ impl Headers {
         stats.rules = builder.rows.rules() as u64;
         let tables = Tables { base, length, tables: builder.rows.pack(length) };
         Ok(Built { tables: Some(tables), keeps_frame_pointers, stats })
+    }
+
+    /// The sections that describe functions.
+    pub(super) fn frames(&self) -> impl Iterator<Item = Section<'_>> {
+        let eh_frame = self.eh_frame.as_ref();
+        let eh_frame = eh_frame.map(|(bytes, address)| Section { bytes, address: *address, format: Format::EhFrame });
+        let debug_frame = self.debug_frame.as_ref();
+        let debug_frame = debug_frame.map(|bytes| Section { bytes, address: 0, format: Format::DebugFrame });
+        eh_frame.into_iter().chain(debug_frame)
     }
 
     /// Looks at the code without rules for functions that set up a frame pointer.

@@ -2,6 +2,7 @@
 //!
 //! - [`build`]: an ELF file to [`Tables`]. Of these: [`call_frame`] finds functions, [`interpret`] runs their
 //!   instructions, [`expression`] knows the few shapes of DWARF expressions that occur, [`pack`] lays out the words.
+//! - [`functions`]: where a file's functions begin and end, for those that have no names.
 //! - [`manager`]: brings tables to the kernel when samples need them. Of it: `tables` has the files, `slots` the places.
 //! - [`remote`]: the same in this process, for threads that wait.
 //!
@@ -12,6 +13,7 @@ mod agreement;
 pub mod build;
 mod call_frame;
 mod expression;
+pub mod functions;
 mod interpret;
 pub mod manager;
 #[cfg(test)]

@@ -3,6 +3,7 @@
 #![allow(dead_code, clippy::allow_attributes, reason = "each test binary uses its own part of it")]
 
 pub(crate) mod lab;
+pub(crate) mod symbols;
 
 use std::collections::BTreeMap;
 use std::process::Command;

@@ -308,7 +308,7 @@ fn profile(tables: &document::Profile) -> Result<Profile, ReadError> {
         let reason = UnknownReason::ALL.iter().copied().find(|reason| reason_name(*reason) == name);
         let reason = reason.ok_or(ReadError::Damaged("a reason for a missing name that there is not"))?;
         for &index in rows {
-            profile.set_lines(at(&locations, index)?, Err(reason));
+            profile.set_unknown(at(&locations, index)?, reason);
         }
     }
     let mut stacks = Vec::new();
