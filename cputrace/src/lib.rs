@@ -11,6 +11,7 @@
 //! | [`aggregate`] | samples to a profile |
 //! | [`analyze`] | what it means: the reasons of waits |
 //! | [`process`] | targets, `/proc` timelines, mappings |
+//! | [`pmu`] | hardware counters: events, metrics, and why one is missing |
 //! | [`symbolize`] | names of locations |
 //! | [`export`] | writes a recording in one format |
 //! | [`sink`] | where recordings go |
@@ -25,6 +26,7 @@ pub mod doctor;
 pub mod ebpf;
 pub mod export;
 pub mod model;
+pub mod pmu;
 pub mod process;
 pub mod session;
 pub mod sink;

@@ -35,7 +35,11 @@ const PACKAGES: &[(&str, &str)] = &[
     ("python3", "python3"),
     ("taskset", "util-linux"),
     ("stress-ng", "stress-ng"),
+    ("/usr/include/perfmon/pfmlib.h", "libpfm4-dev"),
 ];
+
+/// The test programs whose ignored tests need root.
+const LIVE_TESTS: &[&str] = &["live", "sched", "pmu"];
 
 enum Outcome {
     Passed,
@@ -109,8 +113,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             if !prefix.is_empty() {
                 println!("xtask: root is needed for the live tests; asking sudo");
             }
-            let selection = &["--package", "cputrace", "--test", "live", "--test", "sched"];
-            CargoTest { selection, harness: &["--ignored", "--test-threads=1"], prefix, object, in_ci }.run(results)
+            let tests = LIVE_TESTS.iter().flat_map(|test| ["--test", test]);
+            let selection: Vec<_> = ["--package", "cputrace"].into_iter().chain(tests).collect();
+            CargoTest { selection: &selection, harness: &["--ignored", "--test-threads=1"], prefix, object, in_ci }
+                .run(results)
         });
     }
     Ok(summarize(&steps.0, in_ci))

@@ -1,11 +1,12 @@
 //! The command line; the only module that prints.
 //!
-//! One file a command: [`record`], [`report`], [`doctor`]. [`live`] is what is shown while recording, [`summary`] what
+//! One file a command: [`record`], [`report`], [`doctor`], [`pmu`]. [`live`] is what is shown while recording, [`summary`] what
 //! is shown at the end, [`duration`] how times are typed.
 
 mod doctor;
 mod duration;
 mod live;
+mod pmu;
 mod record;
 mod report;
 mod summary;
@@ -38,6 +39,8 @@ enum Command {
     Report(report::Args),
     /// Say what this system allows, what that means, and how to change it.
     Doctor(doctor::Args),
+    /// Show what the CPU's counters can count, and what an event means.
+    Pmu(pmu::Args),
 }
 
 /// Parses the command line and does what it says.
@@ -55,6 +58,7 @@ pub fn run() -> ExitCode {
         None => record::run(&cli.record),
         Some(Command::Report(args)) => report::run(&args),
         Some(Command::Doctor(args)) => Ok(doctor::run(&args)),
+        Some(Command::Pmu(args)) => pmu::run(&args),
     };
     done.unwrap_or_else(|error| {
         say(&format!("cputrace: {error:#}"));
