@@ -190,6 +190,44 @@ fn views() {
     assert_eq!(part("app;[not accounted]"), Some(1000));
 }
 
+/// The Firefox Profiler's document: a thread of ours is one of its, with its samples, and its waits are markers.
+#[test]
+fn firefox() {
+    let document: Value = serde_json::from_slice(&exported("firefox", &recording())).unwrap();
+    assert_eq!(document["meta"]["product"], "cputrace");
+    let threads = document["threads"].as_array().unwrap();
+    let worker = threads.iter().find(|thread| thread["name"] == "worker").unwrap();
+    assert_eq!((worker["pid"].as_str(), worker["samples"]["length"].as_u64()), (Some("1234"), Some(3)));
+    let markers = &worker["markers"];
+    let strings = document.pointer("/shared/stringArray").or(worker.get("stringArray")).unwrap();
+    let waits: Vec<_> = (0..markers["length"].as_u64().unwrap() as usize)
+        .map(|row| {
+            let name = &strings[markers["name"][row].as_u64().unwrap() as usize];
+            (
+                name.as_str().unwrap(),
+                markers["startTime"][row].as_f64().unwrap(),
+                markers["endTime"][row].as_f64().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(waits, [("disk", 10.0, 70.0), ("waiting for a CPU", 70.0, 75.0), ("disk", 90.0, 140.0)]);
+}
+
+/// Trace events: waits are slices with a length, and each thread has its name.
+#[test]
+fn perfetto() {
+    let document: Value = serde_json::from_slice(&exported("perfetto", &recording())).unwrap();
+    let events = document.as_array().unwrap();
+    let of = |kind: &'static str| events.iter().filter(move |event| event["ph"] == kind);
+    let waits: Vec<_> = of("X").map(|event| (&event["name"], &event["ts"], &event["dur"], &event["tid"])).collect();
+    assert_eq!(waits.len(), 3);
+    assert_eq!(waits[0], (&"disk".into(), &10_000.0.into(), &60_000.0.into(), &1235.into()));
+    assert_eq!(of("i").count(), 8);
+    let names: Vec<_> = of("M").map(|event| event["args"]["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["app", "worker", "app", "app", "other", "other"]);
+    assert_eq!(exported("perfetto", &empty()), b"[]\n");
+}
+
 /// A file's name says what it shows.
 #[test]
 fn names_of_views() {
@@ -245,7 +283,9 @@ fn formats_by_ending() {
     assert_eq!(format("x.svg").unwrap(), "flamegraph");
     assert_eq!(format("x.folded.gz").unwrap(), "folded");
     assert_eq!(format("x.pb.gz").unwrap(), "pprof");
-    assert!(format("x.gz").unwrap_err().contains("known are json, svg, folded, pb.gz"));
+    assert_eq!(format("x.firefox.json").unwrap(), "firefox");
+    assert_eq!(format("x.perfetto.json.gz").unwrap(), "perfetto");
+    assert!(format("x.gz").unwrap_err().contains("known are json, svg, folded, pb.gz, firefox.json"));
 }
 
 /// Half a minute of a busy host of two CPUs at 99 Hz: 6,000 samples, 45 frames deep, from 1,500 different stacks.

@@ -1,11 +1,12 @@
 //! The command line; the only module that prints.
 //!
 //! One file a command: [`record`], [`report`], [`doctor`], [`pmu`]. [`live`] is what is shown while recording, [`summary`] what
-//! is shown at the end, [`duration`] how times are typed.
+//! is shown at the end, [`output`] which files are written, [`duration`] how times are typed.
 
 mod doctor;
 mod duration;
 mod live;
+mod output;
 mod pmu;
 mod record;
 mod report;
@@ -35,8 +36,8 @@ struct Cli {
 enum Command {
     /// Record processes, a control group, the whole host, or a command.
     Record(Box<record::Args>),
-    /// Show the summary of a trace.json.
-    Report(report::Args),
+    /// Show the summary of a trace.json, and write it in other formats.
+    Report(Box<report::Args>),
     /// Say what this system allows, what that means, and how to change it.
     Doctor(doctor::Args),
     /// Show what the CPU's counters can count, and what an event means.

@@ -11,13 +11,12 @@ use anyhow::Context;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use super::output::{self, Output};
 use super::{duration, live, say, summary};
 use crate::ebpf::Waits;
-use crate::export::{self, Exporter, Format};
-use crate::model::{Aspect, Target, Tier, View};
+use crate::model::{Aspect, Target, Tier};
 use crate::process::command::{CommandError, HeldCommand};
 use crate::session::{self, EndReason, Options, Outcome, SessionError, Stop};
-use crate::sink;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -46,19 +45,8 @@ pub(super) struct Args {
     /// whole host or a control group 1000]
     #[arg(long, value_name = "TIME", value_parser = duration::milliseconds)]
     interval: Option<Duration>,
-    /// Write the recording to this file, in the format of its ending; can be repeated
-    #[arg(short, long, value_name = "FILE", help = outputs_help())]
-    out: Vec<PathBuf>,
-    /// Write this format too, to a file named after the first one; can be repeated
-    #[arg(long, value_name = "FORMAT", help = formats_help())]
-    format: Vec<String>,
-    /// What flame graphs and folded stacks show, unless their name says so (flame.off-cpu.svg) [default: on-cpu]
-    #[arg(long, value_name = "VIEW", value_parser = Aspect::ALL.iter().map(|aspect| aspect.name()).collect::<Vec<_>>())]
-    view: Option<String>,
-    /// Leave waits without anything to do (event loops, idle threads of a pool) out of flame graphs, folded stacks and the
-    /// summary
-    #[arg(long)]
-    hide_idle: bool,
+    #[command(flatten)]
+    output: output::Args,
     /// Show nothing while recording, and no summary
     #[arg(short, long)]
     quiet: bool,
@@ -104,24 +92,6 @@ pub(super) struct Args {
     no_children: bool,
 }
 
-fn outputs_help() -> String {
-    let endings: Vec<_> = export::EXPORTERS.iter().map(|exporter| format!(".{}", exporter.endings()[0])).collect();
-    format!(
-        "Write the recording to this file, in the format of its ending ({}; .gz or .zst behind it compresses); \
-         - is standard output; can be repeated [default: trace.json]",
-        endings.join(", ")
-    )
-}
-
-fn formats_help() -> String {
-    let formats = export::EXPORTERS.iter().map(|exporter| format!("{} ({})", exporter.name(), exporter.description()));
-    let formats: Vec<_> = formats.collect();
-    format!("Write this format too, to a file named after the first one: {}; can be repeated", formats.join(", "))
-}
-
-/// A file to write, in a format.
-type Output = (PathBuf, Format<'static>);
-
 impl Args {
     fn targets(&self) -> Vec<Target> {
         let mut targets: Vec<_> = self.pid.iter().map(|&pid| Target::Pid(pid)).collect();
@@ -158,38 +128,12 @@ impl Args {
     }
 
     fn outputs(&self) -> anyhow::Result<Vec<Output>> {
-        let default = [PathBuf::from("trace.json")];
-        let paths = if self.out.is_empty() { &default[..] } else { &self.out };
-        let mut outputs = Vec::new();
-        for path in paths {
-            // Standard output and devices have no ending to go by.
-            let device = path.metadata().is_ok_and(|metadata| !metadata.is_file());
-            let json = path == Path::new("-") || device;
-            let exporter = if json { export::by_name("json")? } else { export::by_path(path)? };
-            outputs.push((path.clone(), self.format(exporter, path)?));
-        }
-        for name in &self.format {
-            let exporter = export::by_name(name)?;
-            let stem = paths[0].to_string_lossy();
-            let stem = stem.split_once(".json").map_or(&*stem, |(stem, _)| stem);
-            let path = PathBuf::from(format!("{stem}.{}", exporter.endings()[0]));
-            let format = self.format(exporter, &path)?;
-            outputs.push((path, format));
+        let outputs = self.output.outputs(Path::new("trace.json"), true)?;
+        let refused = outputs.iter().find(|(_, format)| self.no_sched && format.view.aspect != Aspect::OnCpu);
+        if let Some((path, format)) = refused {
+            anyhow::bail!("{} cannot show {}: leave out --no-sched", path.display(), format.view.aspect.title());
         }
         Ok(outputs)
-    }
-
-    fn format(&self, exporter: &'static dyn Exporter, path: &Path) -> anyhow::Result<Format<'static>> {
-        let asked =
-            self.view.as_deref().and_then(|name| Aspect::ALL.iter().copied().find(|aspect| aspect.name() == name));
-        let aspect = export::aspect_of(path).or(asked).unwrap_or_default();
-        anyhow::ensure!(
-            aspect == Aspect::OnCpu || !self.no_sched,
-            "{} cannot show {}: leave out --no-sched",
-            path.display(),
-            aspect.title()
-        );
-        Ok(Format { exporter, view: View { aspect, hide_idle: self.hide_idle } })
     }
 }
 
@@ -208,19 +152,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let Outcome { recording, end, .. } = recorded?;
 
     // Files first: nothing that is shown may cost what was gathered.
-    let mut failed = false;
-    let mut written = Vec::new();
-    for (path, format) in &outputs {
-        match sink::file::write(&recording, *format, path) {
-            Ok(file) => written.push(file),
-            Err(error) => {
-                failed = true;
-                say(&format!("cputrace: {error}"));
-            }
-        }
-    }
+    let (written, failed) = output::write(&recording, &outputs);
     if !args.quiet {
-        let text = summary::text(&recording, args.hide_idle, &written, live::width());
+        let text = summary::text(&recording, args.output.hide_idle, &written, live::width());
         // Standard output is the command's own, or the recording's.
         let to_stderr = command.is_some() || outputs.iter().any(|(path, _)| path == Path::new("-"));
         let _ = if to_stderr { write!(io::stderr(), "{text}") } else { write!(io::stdout(), "{text}") };

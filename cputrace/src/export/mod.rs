@@ -3,8 +3,11 @@
 //! A new format is one file here and its line in [`EXPORTERS`]; the command line's help, the file
 //! endings and the fixture test follow from the registry.
 
+pub mod firefox;
 pub mod flamegraph;
 pub mod folded;
+mod observation;
+pub mod perfetto;
 pub mod pprof;
 pub mod trace_json;
 
@@ -37,8 +40,14 @@ pub struct Format<'a> {
 }
 
 /// All formats.
-pub const EXPORTERS: &[&dyn Exporter] =
-    &[&trace_json::TraceJson, &flamegraph::Flamegraph, &folded::Folded, &pprof::Pprof];
+pub const EXPORTERS: &[&dyn Exporter] = &[
+    &trace_json::TraceJson,
+    &flamegraph::Flamegraph,
+    &folded::Folded,
+    &pprof::Pprof,
+    &firefox::Firefox,
+    &perfetto::Perfetto,
+];
 
 /// A format that there is not.
 #[derive(Debug, thiserror::Error)]
@@ -72,10 +81,13 @@ pub fn aspect_of(path: &Path) -> Option<Aspect> {
 pub fn by_path(path: &Path) -> Result<&'static dyn Exporter, FormatError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let plain = name.strip_suffix(".gz").or_else(|| name.strip_suffix(".zst")).unwrap_or(&name);
-    let has = |exporter: &&&dyn Exporter| {
-        let mut endings = exporter.endings().iter();
-        endings.any(|ending| [&*name, plain].iter().any(|name| name.ends_with(&format!(".{ending}"))))
+    // `t.firefox.json` is the one with the longest ending that fits.
+    let fits = |exporter: &dyn Exporter| {
+        let endings = exporter.endings().iter().copied();
+        let fitting = endings.filter(|ending| [&*name, plain].iter().any(|name| name.ends_with(&format!(".{ending}"))));
+        fitting.map(str::len).max()
     };
-    let found = EXPORTERS.iter().find(has);
-    found.copied().ok_or_else(|| FormatError::Ending(name.into_owned()))
+    let found = EXPORTERS.iter().copied().filter_map(|exporter| Some((fits(exporter)?, exporter)));
+    let longest = found.max_by_key(|(length, _)| *length).map(|(_, exporter)| exporter);
+    longest.ok_or_else(|| FormatError::Ending(name.into_owned()))
 }

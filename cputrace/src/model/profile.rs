@@ -419,6 +419,16 @@ impl Profile {
         Some(self.text(self.functions[line.function.index()].name))
     }
 
+    /// The name of the innermost function of a stack, if it has one.
+    pub fn leaf_function(&self, stack: Option<StackId>) -> Option<&str> {
+        self.frames(stack).find_map(|location| {
+            let row = &self.locations[location.index()];
+            let line = row.lines.first()?;
+            let is_label = self.mappings[row.mapping.index()].kind == MappingKind::Label;
+            (!is_label).then(|| self.text(self.functions[line.function.index()].name))
+        })
+    }
+
     /// The source with this name, if there is one.
     pub fn source_by_name(&self, name: &str) -> Option<SourceId> {
         let index = self.sources.iter().position(|source| self.text(source.name) == name)?;
