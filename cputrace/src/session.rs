@@ -13,9 +13,15 @@ use crate::analyze::waits::add_to as add_waits;
 use crate::collect::{Batch, Event, Observation};
 use crate::ebpf::{Filter, Waits};
 use crate::model::{
-    Ledger, LossReason, MappingId, MappingKind, Overhead, Profile, ProgramCost, Recording, Sampling, SchedulerLedger,
-    Target, ThreadTime, Tier, Timeline, UnknownReason, Unwinding,
+    Ledger, LossReason, MappingId, MappingKind, MetricValue, Overhead, Profile, ProgramCost, Recording, Sampling,
+    SchedulerLedger, Target, ThreadTime, Tier, Timeline, UnknownReason, Unwinding,
 };
+use crate::pmu::counting::Counting;
+use crate::pmu::cpu::PerfMonV2;
+use crate::pmu::device::Root;
+use crate::pmu::perf::Perf;
+use crate::pmu::reason::Reason;
+use crate::pmu::survey::Survey;
 use crate::process::command::{CommandError, HeldCommand};
 use crate::process::target::{self, Selection, TargetError};
 use crate::process::timeline::Timelines;
@@ -30,6 +36,9 @@ const DRAIN_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How often new processes are looked for that match a name or are in a control group of version 1.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How often counters are read.
+const COUNT_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Processes whose timeline is kept, where the targets are the whole host or a control group.
 const BUSIEST: usize = 16;
@@ -59,6 +68,8 @@ pub struct Options {
     pub timeline: bool,
     /// A user's own rules for the reasons of waits.
     pub wait_rules: String,
+    /// The sets of metrics to count beside the samples; empty for none.
+    pub pmu: Vec<String>,
 }
 
 /// How far a recording is: what the live terminal shows.
@@ -74,6 +85,8 @@ pub struct Progress<'a> {
     pub lost: u64,
     /// The timelines so far, one a process.
     pub timelines: &'a [Timeline],
+    /// What counters say so far, of all targets.
+    pub metrics: &'a [MetricValue],
 }
 
 /// The caller wants the recording to end, or not to wait for names.
@@ -160,6 +173,8 @@ struct Session<'a> {
     own_cpu: Duration,
     /// Samples so far of each process, where the targets are not a set of processes.
     busy: HashMap<u32, u64>,
+    counting: Option<Counting>,
+    metrics: Vec<MetricValue>,
 }
 
 impl<'a> Session<'a> {
@@ -178,6 +193,7 @@ impl<'a> Session<'a> {
         let scope = Scope { filter, pids: &pids, frequency: options.frequency, unwind_kb, accounting, waits };
         let (mut sampler, notes) = tier::start(options.tier, &scope)?;
         sampler.prepare(&pids);
+        let counting = (!options.pmu.is_empty()).then(|| counting(options, selection, &pids));
         let mut profile = Profile::new();
         let source = on_cpu::source(&mut profile, options.frequency);
         Ok(Self {
@@ -200,12 +216,17 @@ impl<'a> Session<'a> {
             own_cpu_before: Duration::ZERO,
             own_cpu: Duration::ZERO,
             busy: HashMap::new(),
+            counting,
+            metrics: Vec::new(),
         })
     }
 
     /// Starts the clock: from here on every tick counts.
     fn start(&mut self) -> Result<(), SessionError> {
         self.sampler.enable()?;
+        if let Some(counting) = &mut self.counting {
+            counting.enable();
+        }
         (self.start, self.started) = (SystemTime::now(), Instant::now());
         self.own_cpu_before = own_cpu();
         let now_ns = monotonic_ns();
@@ -226,6 +247,7 @@ impl<'a> Session<'a> {
         let mut drain = Due::every(DRAIN_INTERVAL, self.started);
         let mut observe = Due::every(self.options.interval, self.started);
         let mut look = Due::every(LOOK_INTERVAL, self.started);
+        let mut count = Due::every(COUNT_INTERVAL, self.started);
         loop {
             let next = [Some(drain.at), Some(observe.at), deadline].into_iter().flatten().min();
             let wait = next.map_or(DRAIN_INTERVAL, |next| next.saturating_duration_since(Instant::now()));
@@ -242,6 +264,9 @@ impl<'a> Session<'a> {
             if observe.is_due(now) {
                 self.observe();
                 on_progress(&self.progress());
+            }
+            if count.is_due(now) {
+                self.count();
             }
             if look.is_due(now) {
                 self.look_for_targets();
@@ -265,6 +290,7 @@ impl<'a> Session<'a> {
             self.notes.push(error.to_string());
         }
         self.elapsed = self.started.elapsed();
+        self.count();
         match self.sampler.threads(monotonic_ns()) {
             Ok(threads) => self.threads = threads,
             Err(error) => self.notes.push(format!("the threads' time is lost: {error}")),
@@ -319,6 +345,13 @@ impl<'a> Session<'a> {
         }
     }
 
+    fn count(&mut self) {
+        if let Some(counting) = &mut self.counting {
+            counting.read();
+            self.metrics = counting.so_far(self.started.elapsed());
+        }
+    }
+
     fn observe(&mut self) {
         let pids: Vec<u32> = match self.selection {
             Selection::Processes => self.targets.iter().copied().collect(),
@@ -342,9 +375,13 @@ impl<'a> Session<'a> {
             return;
         }
         for pid in target::newcomers(&self.options.targets) {
-            if self.targets.insert(pid)
-                && let Err(error) = self.sampler.add_target(pid).and_then(|()| self.sampler.enable())
-            {
+            if !self.targets.insert(pid) {
+                continue;
+            }
+            if let Some(counting) = &mut self.counting {
+                counting.add_process(pid, &target::threads(pid));
+            }
+            if let Err(error) = self.sampler.add_target(pid).and_then(|()| self.sampler.enable()) {
                 self.notes.push(format!("process {pid} came later and is not sampled: {error}"));
             }
         }
@@ -366,6 +403,7 @@ impl<'a> Session<'a> {
             samples: self.ledger.samples_kept,
             lost: self.batch.lost_samples + self.batch.bad_records,
             timelines: self.timelines.timelines(),
+            metrics: &self.metrics,
         }
     }
 
@@ -391,6 +429,9 @@ impl<'a> Session<'a> {
             ));
         }
         let (threads, scheduler) = self.threads.map_or((Vec::new(), None), |(times, ledger)| (times, Some(ledger)));
+        let timelines = self.timelines.finish();
+        let name_of = |pid| timelines.iter().find(|timeline| timeline.pid == pid).map(|timeline| timeline.name.clone());
+        let pmu = self.counting.map(|counting| counting.finish(self.elapsed, &name_of));
         Recording {
             session_id: session_id(self.start),
             start: self.start,
@@ -399,12 +440,13 @@ impl<'a> Session<'a> {
             targets: self.options.targets.clone(),
             sampling,
             profile,
-            timelines: self.timelines.finish(),
+            timelines,
             threads,
             scheduler,
             ledger: self.ledger,
             overhead,
             unwinding,
+            pmu,
             notes: self.notes,
         }
     }
@@ -447,6 +489,19 @@ impl<'a> Session<'a> {
             map_kb: crate::ebpf::map_kb(),
         }
     }
+}
+
+/// Opens counters for the targets; they do not count yet.
+fn counting(options: &Options, selection: Selection, pids: &[u32]) -> Counting {
+    let survey = Survey::take(&Root::new("/"), PerfMonV2::of_this_cpu(), &Perf);
+    let sets: Vec<_> = options.pmu.iter().map(String::as_str).collect();
+    let mut counting = Counting::new(survey, Box::new(Perf), &sets, options.follow_children);
+    match selection {
+        Selection::Processes => pids.iter().for_each(|&pid| counting.add_process(pid, &target::threads(pid))),
+        Selection::All => counting.add_host(),
+        Selection::Cgroup { .. } => counting.leave_out_tasks(&Reason::NoCgroups),
+    }
+    counting
 }
 
 /// Where the code of an object can be read.

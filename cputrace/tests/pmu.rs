@@ -13,6 +13,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use cputrace::model::CounterSubject;
+use cputrace::pmu::counting::Counting;
 use cputrace::pmu::cpu::Generation;
 use cputrace::pmu::device::Root;
 use cputrace::pmu::event::{Catalog, Encoded, Event, encode, instances, resolve};
@@ -231,6 +233,60 @@ fn nothing_there() {
     assert!(report::list(&survey).contains("[no_perf_events]"));
 }
 
+/// Counters at work on machines that are not here: what counts has numbers, what never ran has none and a reason.
+#[test]
+fn counting_on_other_machines() {
+    let machine = Machine::server("genoa", 0x19, 0x11);
+    let count = |later: Machine, sets: &[&str]| {
+        let source = Box::new(pmu::fake::Kernel { machine: later });
+        let mut counting = Counting::new(machine.survey(), source, sets, true);
+        counting.add_process(7, &[(7, "app".to_owned()), (8, "worker".to_owned())]);
+        counting.enable();
+        counting.read();
+        counting.read();
+        counting.finish(Duration::from_secs(1), &|_| Some("renamed".to_owned()))
+    };
+    let counters = count(machine.clone(), &["base", "topdown", "l3", "memory", "energy"]);
+    assert_eq!(counters.missing, []);
+    let subjects: Vec<_> = counters.scopes.iter().map(|scope| scope.subject.clone()).collect();
+    assert_eq!(
+        subjects,
+        [
+            CounterSubject::Targets,
+            CounterSubject::Process { pid: 7, name: "renamed".to_owned() },
+            CounterSubject::Thread { pid: 7, tid: 7, name: "renamed".to_owned() },
+            CounterSubject::Thread { pid: 7, tid: 8, name: "worker".to_owned() },
+            CounterSubject::Host,
+        ]
+    );
+    let value = |scope: usize, name: &str| {
+        counters.scopes[scope].metrics.iter().find(|metric| metric.name == name).map(|metric| metric.value)
+    };
+    // Each counter goes 3 a nanosecond, for 20 ms.
+    assert_eq!(value(0, "ipc"), Some(1.0));
+    assert_eq!(value(0, "frequency"), Some(3.0));
+    assert_eq!(value(0, "l3-miss-ratio"), None, "no process has a part of the L3");
+    assert_eq!(value(4, "l3-miss-ratio"), Some(100.0));
+    // 12 controllers, 60 million reads of 64 bytes each, in a second.
+    assert!((value(4, "dram-reads").unwrap() - 12.0 * 60e6 * 64e-9).abs() < 1e-9);
+    assert!((value(4, "package-power").unwrap() - 60e6 / 2_f64.powi(32)).abs() < 1e-9);
+    assert_eq!(value(3, "ipc"), Some(1.0));
+
+    // Somebody takes a counter after the survey: what needs all five opens and never runs, the rest counts.
+    let counters = count(Machine { counters: 5, ..machine.clone() }, &["base", "topdown"]);
+    let [missing] = &counters.missing[..] else { panic!("{:?}", counters.missing) };
+    assert_eq!(missing.code, "never_scheduled");
+    assert!(missing.reason.contains("nmi_watchdog=0"), "{}", missing.reason);
+    let counted: Vec<_> = counters.scopes[0].metrics.iter().map(|metric| metric.name.clone()).collect();
+    assert!(!counted.is_empty() && counted.iter().all(|name| !missing.metrics.contains(name)), "{counted:?}");
+    assert_eq!(counted.len() + missing.metrics.len(), 17);
+
+    // All of them: the groups do not even open.
+    let counters = count(Machine { counters: 1, watchdog: false, ..machine.clone() }, &["base"]);
+    assert_eq!(counters.missing[0].code, "bad_group");
+    assert_eq!(counters.scopes, []);
+}
+
 fn of_this_machine(event: &str) -> Encoded {
     let root = Root::new("/");
     resolve(event, &Catalog::of(None), &root.devices().0, &root).unwrap()
@@ -325,7 +381,7 @@ fn errno_matrix() {
     let clock = of_this_machine("task-clock");
     assert_eq!(errno(&clock, Scope::Own, true), 0);
     assert_eq!(errno(&clock, Scope::Cpu(100_000), false), libc::EINVAL);
-    assert_eq!(errno(&clock, Scope::Task { tid: 0x3fff_fff0, inherit: false }, false), libc::ESRCH);
+    assert_eq!(errno(&clock, Scope::Task { tid: 0x3fff_fff0, processes: false }, false), libc::ESRCH);
     let tsc = of_this_machine("tsc");
     assert_eq!(errno(&tsc, Scope::Cpu(0), false), 0);
 
@@ -351,4 +407,65 @@ fn errno_matrix() {
     }
     let root = list(&[program]);
     assert!(root.contains("software  works\n") && root.contains("msr       works"), "{root}");
+}
+
+/// A program that touches fresh pages, 20 times 1,000 of them.
+fn toucher(folder: &Path) -> std::path::PathBuf {
+    let (source, program) = (folder.join("touch.c"), folder.join("touch"));
+    let text = "#include <sys/mman.h>\n#include <unistd.h>\nint main(void) {\n\
+                for (int round = 0; round < 20; round++) {\n\
+                char *pages = mmap(0, 4096 * 1000, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);\n\
+                madvise(pages, 4096 * 1000, MADV_NOHUGEPAGE);\n\
+                for (int page = 0; page < 1000; page++) pages[page * 4096] = 1;\n\
+                munmap(pages, 4096 * 1000); usleep(1000);\n}\nreturn 0;\n}\n";
+    std::fs::write(&source, text).unwrap();
+    assert!(Command::new("cc").arg("-o").args([&program, &source]).status().unwrap().success());
+    program
+}
+
+/// `record --pmu` counts a command and its children, to the page, and says in one sentence what it could not count.
+#[test]
+#[ignore = "needs root"]
+fn records_counters() {
+    if !require("cc") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let program = toucher(folder.path());
+    let both = format!("{0} & {0}; wait", program.display());
+    let trace = folder.path().join("trace.json");
+    let output = Command::new(env!("CARGO_BIN_EXE_cputrace"))
+        .args(["record", "--pmu-metrics", "software,base,tsc", "-o"])
+        .arg(&trace)
+        .args(["--", "sh", "-c", &both])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}");
+    let trace: serde_json::Value = serde_json::from_slice(&std::fs::read(trace).unwrap()).unwrap();
+    let scopes = trace["pmu"]["scopes"].as_array().unwrap();
+    let scope = |subject: &str| scopes.iter().find(|scope| scope["subject"] == subject).unwrap();
+    let count = |subject: &str, event: &str| {
+        let counts = scope(subject)["counts"].as_array().unwrap();
+        let count = counts.iter().find(|count| count["event"] == event).unwrap();
+        assert_eq!(count["coverage"], 1.0);
+        count["value"].as_u64().unwrap()
+    };
+    // Both children's, beside those of three programs being started.
+    let faults = count("targets", "page-faults");
+    assert!((40_000..44_000).contains(&faults), "{faults} page faults: {text}");
+    assert_eq!(count("process", "page-faults"), faults);
+    // Each of them sleeps 20 times.
+    assert!(count("targets", "context-switches") >= 40);
+    assert!(count("host", "tsc") > 0);
+    if !Root::new("/").has("sys/bus/event_source/devices/cpu") {
+        let missing = trace["pmu"]["missing"].as_array().unwrap();
+        assert_eq!(missing.len(), 1, "one sentence: {missing:?}");
+        let metrics = missing[0]["metrics"].as_array().unwrap();
+        assert!(metrics.iter().any(|metric| metric == "ipc"));
+        assert!(missing[0]["reason"].as_str().unwrap().starts_with("no hardware counters: "), "{missing:?}");
+        assert!(text.contains("counters  no data for ipc"), "{text}");
+        let all = serde_json::to_string(&trace["pmu"]["scopes"]).unwrap();
+        assert!(!all.contains("ipc") && !all.contains("cycles\",\"unit\":\"cycles"), "nothing is made up: {all}");
+    }
 }

@@ -12,6 +12,9 @@ use crate::session::Progress;
 /// How often a plain line is written.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(5);
 
+/// Metrics that are shown, the first two of them that there are.
+const COUNTERS: [&str; 5] = ["ipc", "branch-mpki", "l3-miss-ratio", "page-faults", "context-switches"];
+
 /// Points of the sparkline.
 const SPARKS: usize = 24;
 
@@ -100,11 +103,18 @@ fn numbers(progress: &Progress<'_>) -> String {
     let threads: u32 = points.iter().map(|point| point.threads).sum();
     let processes = if points.len() > 1 { format!("{} processes  ", points.len()) } else { String::new() };
     format!(
-        "{processes}CPU {cpu:.0} %  RSS {}  threads {threads}  samples {}  lost {}",
+        "{processes}CPU {cpu:.0} %  RSS {}  threads {threads}  samples {}  lost {}{}",
         super::summary::size(rss * 1024),
         progress.samples,
-        progress.lost
+        progress.lost,
+        counters(progress)
     )
+}
+
+/// The counters that tell the most, of those that there are.
+fn counters(progress: &Progress<'_>) -> String {
+    let known = COUNTERS.iter().filter_map(|name| progress.metrics.iter().find(|metric| metric.name == *name));
+    known.take(2).map(|metric| format!("  {}", super::counters::metric(metric))).collect()
 }
 
 /// CPU use of the last points, all processes together, scaled to the largest.

@@ -1,8 +1,9 @@
 //! The command line; the only module that prints.
 //!
 //! One file a command: [`record`], [`report`], [`doctor`], [`pmu`]. [`live`] is what is shown while recording, [`summary`] what
-//! is shown at the end, [`output`] which files are written, [`duration`] how times are typed.
+//! is shown at the end, [`counters`] its part about them, [`output`] which files are written, [`duration`] how times are typed.
 
+mod counters;
 mod doctor;
 mod duration;
 mod live;

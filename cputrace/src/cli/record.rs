@@ -15,6 +15,8 @@ use super::output::{self, Output};
 use super::{duration, live, say, summary};
 use crate::ebpf::Waits;
 use crate::model::{Aspect, Target, Tier};
+use crate::pmu::counting::DEFAULT_SETS;
+use crate::pmu::metric;
 use crate::process::command::{CommandError, HeldCommand};
 use crate::session::{self, EndReason, Options, Outcome, SessionError, Stop};
 
@@ -87,9 +89,18 @@ pub(super) struct Args {
     /// Rules for the reasons of waits, that come before the built-in ones
     #[arg(long, value_name = "FILE")]
     wait_rules: Option<PathBuf>,
+    /// Count what the CPU's counters and the kernel's can tell of the targets (see `cputrace pmu list`)
+    #[arg(long)]
+    pmu: bool,
+    #[arg(long, value_name = "SET,…", value_delimiter = ',', value_parser = metric::sets(), help = sets_help())]
+    pmu_metrics: Vec<String>,
     /// Do not record the children that the targets start
     #[arg(long)]
     no_children: bool,
+}
+
+fn sets_help() -> String {
+    format!("Count these sets of metrics [default with --pmu: {}]", DEFAULT_SETS.join(","))
 }
 
 impl Args {
@@ -111,6 +122,10 @@ impl Args {
         let wait_rules = self.wait_rules.as_ref().map_or(Ok(String::new()), |path| {
             std::fs::read_to_string(path).with_context(|| format!("the wait rules {} cannot be read", path.display()))
         })?;
+        let pmu = match &*self.pmu_metrics {
+            [] if self.pmu => DEFAULT_SETS.iter().map(|set| (*set).to_owned()).collect(),
+            sets => sets.to_vec(),
+        };
         let tiers = [Tier::Ebpf, Tier::PerfEvent, Tier::Proc];
         Ok(Options {
             targets: self.targets(),
@@ -124,6 +139,7 @@ impl Args {
             waits: (!self.no_sched && !self.no_off_cpu).then_some(waits),
             wait_rules,
             timeline: !self.no_timeline,
+            pmu,
         })
     }
 

@@ -51,6 +51,9 @@ fn write_summary(
     if sampling.tier != Tier::Proc {
         write_ledger(out, recording)?;
     }
+    if let Some(pmu) = &recording.pmu {
+        super::counters::write(out, pmu, width)?;
+    }
     write_overhead(out, recording)?;
     for note in &recording.notes {
         writeln!(out, "note      {note}")?;

@@ -6,9 +6,11 @@
 //! - [`thread_time`]: where each thread's time went.
 //! - [`wait`]: waits on their way to samples.
 //! - [`view`]: one way to look at a recording: time on the CPU, off it, or all of it.
+//! - [`counters`]: what counters counted beside the samples.
 //! - [`ledger`]: what was expected, kept and lost.
 //! - [`recording`]: all of it, with the facts about host, targets and sampling.
 
+pub mod counters;
 pub mod ledger;
 pub mod profile;
 pub mod recording;
@@ -17,6 +19,7 @@ pub mod timeline;
 pub mod view;
 pub mod wait;
 
+pub use counters::{Count, CounterScope, CounterSubject, Counters, MetricValue, MissingMetrics};
 pub use ledger::{Ledger, LossReason, StackEnd};
 pub use profile::{
     BuildId, ElfAddr, Event, Function, FunctionId, Line, Location, LocationId, Mapping, MappingId, MappingKind,

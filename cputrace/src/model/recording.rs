@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::{Ledger, Profile, SchedulerLedger, ThreadTime, Timeline};
+use super::{Counters, Ledger, Profile, SchedulerLedger, ThreadTime, Timeline};
 
 /// The machine.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -168,6 +168,8 @@ pub struct Recording {
     pub overhead: Overhead,
     /// What was done for the stacks; `None` where that is the kernel's business.
     pub unwinding: Option<Unwinding>,
+    /// What counters counted; `None` where it was not asked for.
+    pub pmu: Option<Counters>,
     /// Each feature that was off, in one sentence with the fact and the fix.
     pub notes: Vec<String>,
 }

@@ -10,8 +10,11 @@
 //! - [`reason`]: why a number was not counted. A number without a count is "no data", never 0.
 //! - [`survey`]: what this machine can count, tried; [`report`] tells it.
 //!
-//! Does not know of targets, sessions or files.
+//! - [`counting`]: counters at work, for as long as a recording lasts.
+//!
+//! Does not know how targets are found, and nothing of files.
 
+pub mod counting;
 pub mod cpu;
 pub mod device;
 pub mod event;

@@ -43,7 +43,10 @@ pub(crate) fn builder(event: &Encoded, user_only: bool) -> Builder<'static> {
 fn scoped(builder: &mut Builder<'_>, scope: Scope) {
     match scope {
         Scope::Own => builder.observe_self().any_cpu(),
-        Scope::Task { tid, inherit } => builder.observe_pid(tid.cast_signed()).any_cpu().inherit(inherit),
+        // Linux 5.13: inherit_thread.
+        Scope::Task { tid, processes } => {
+            builder.observe_pid(tid.cast_signed()).any_cpu().inherit(true).inherit_thread(!processes)
+        }
         Scope::Cpu(cpu) => builder.any_pid().one_cpu(cpu as usize),
     };
 }

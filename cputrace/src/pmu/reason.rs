@@ -126,6 +126,9 @@ pub enum Reason {
     /// A number of the whole host was asked of a process.
     #[error("the PMU {0} counts for the whole host and never for one process")]
     OfHost(&'static str),
+    /// A control group's tasks are not a set of processes.
+    #[error("the counters of a control group are not counted yet: record its processes by --name or --pid, or --all")]
+    NoCgroups,
     /// The PMU's files and the table do not fit.
     #[error("{0}")]
     Encoding(String),
@@ -166,6 +169,7 @@ impl Reason {
             Self::CpuOffline => "cpu_offline",
             Self::TargetGone => "target_gone",
             Self::OfHost(_) => "of_host",
+            Self::NoCgroups => "no_cgroups",
             Self::Encoding(_) => "encoding",
             Self::Errno(_) => "errno",
             Self::ZeroDenominator => "zero_denominator",

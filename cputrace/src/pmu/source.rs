@@ -11,12 +11,12 @@ use super::reading::Reading;
 pub enum Scope {
     /// This thread.
     Own,
-    /// A thread, wherever it runs; with its children from now on, if it is said so.
+    /// A thread, wherever it runs, with the threads that it starts from now on.
     Task {
         /// Which.
         tid: u32,
-        /// Whether threads and processes that it starts count too.
-        inherit: bool,
+        /// Whether processes that it starts count too.
+        processes: bool,
     },
     /// Everything on a CPU.
     Cpu(u32),

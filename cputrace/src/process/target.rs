@@ -93,6 +93,14 @@ pub fn is_alive(pid: u32) -> bool {
     !matches!(state, None | Some("Z" | "X"))
 }
 
+/// The threads of a process, each with its name; none once it is gone.
+pub fn threads(pid: u32) -> Vec<(u32, String)> {
+    let entries = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let tids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let named = tids.filter_map(|tid| Some((tid, fs::read_to_string(format!("/proc/{pid}/task/{tid}/comm")).ok()?)));
+    named.map(|(tid, name)| (tid, name.trim_end().to_owned())).collect()
+}
+
 fn processes(target: &Target) -> Result<Vec<u32>, TargetError> {
     match target {
         Target::Pid(pid) if is_alive(*pid) => Ok(vec![*pid]),

@@ -148,6 +148,46 @@ pub(crate) fn recording() -> Recording {
             ended: true,
         }],
         scheduler: Some(SchedulerLedger { waits: 3, wakes: 2, ..SchedulerLedger::default() }),
+        pmu: Some(Counters {
+            cpu: "Zen 3".to_owned(),
+            sets: vec!["base".to_owned(), "l3".to_owned()],
+            user_only: true,
+            scopes: vec![
+                CounterScope {
+                    subject: CounterSubject::Targets,
+                    counts: vec![Count {
+                        event: "cycles".to_owned(),
+                        unit: "cycles".to_owned(),
+                        value: 1_000_000,
+                        coverage: 0.5,
+                    }],
+                    metrics: vec![MetricValue {
+                        name: "ipc".to_owned(),
+                        unit: "instr/cycle".to_owned(),
+                        value: 1.25,
+                        coverage: 0.5,
+                    }],
+                },
+                CounterScope {
+                    subject: CounterSubject::Process { pid: 1234, name: "app".to_owned() },
+                    counts: Vec::new(),
+                    metrics: Vec::new(),
+                },
+                CounterScope {
+                    subject: CounterSubject::Thread { pid: 1234, tid: 1235, name: "worker".to_owned() },
+                    counts: Vec::new(),
+                    metrics: Vec::new(),
+                },
+                CounterScope { subject: CounterSubject::Host, counts: Vec::new(), metrics: Vec::new() },
+            ],
+            missing: vec![MissingMetrics {
+                code: "no_pmu_virtual".to_owned(),
+                reason: "no hardware counters".to_owned(),
+                metrics: vec!["l3-miss-ratio".to_owned()],
+            }],
+            backwards: 1,
+            lost_groups: 2,
+        }),
         ledger: Ledger {
             ticks_expected: 40,
             ticks: 39,

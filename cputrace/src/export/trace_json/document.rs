@@ -34,6 +34,8 @@ pub(super) struct Trace {
     #[serde(default)]
     pub(super) unwinding: Option<Unwinding>,
     #[serde(default)]
+    pub(super) pmu: Option<Pmu>,
+    #[serde(default)]
     pub(super) notes: Vec<String>,
     #[serde(default)]
     pub(super) profile: Profile,
@@ -148,6 +150,53 @@ pub(super) struct Unwinding {
     pub(super) failed_builds: u64,
     pub(super) evictions: u64,
     pub(super) refused: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Pmu {
+    pub(super) cpu: String,
+    pub(super) sets: Vec<String>,
+    pub(super) user_only: bool,
+    pub(super) scopes: Vec<PmuScope>,
+    pub(super) missing: Vec<PmuMissing>,
+    pub(super) backwards: u64,
+    pub(super) lost_groups: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct PmuScope {
+    pub(super) subject: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) pid: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) tid: Option<u32>,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(super) name: String,
+    pub(super) counts: Vec<PmuCount>,
+    pub(super) metrics: Vec<PmuMetric>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct PmuCount {
+    pub(super) event: String,
+    pub(super) unit: String,
+    pub(super) value: u64,
+    pub(super) coverage: f64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct PmuMetric {
+    pub(super) name: String,
+    pub(super) unit: String,
+    pub(super) value: f64,
+    pub(super) coverage: f64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct PmuMissing {
+    pub(super) code: String,
+    pub(super) reason: String,
+    pub(super) metrics: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -5,6 +5,7 @@
 //! - [`read`]: back again; an ancestor's file reads too.
 
 mod document;
+mod pmu;
 mod read;
 mod write;
 

@@ -89,6 +89,7 @@ fn recording(trace: document::Trace) -> Result<Recording, ReadError> {
         threads: trace.threads.into_iter().map(thread_time).collect::<Result<_, _>>()?,
         scheduler: trace.scheduler.map(scheduler),
         unwinding: trace.unwinding.map(unwinding).transpose()?,
+        pmu: trace.pmu.map(super::pmu::counters).transpose()?,
         notes: trace.notes,
     })
 }

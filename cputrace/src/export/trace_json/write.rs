@@ -27,6 +27,7 @@ pub(super) fn document(recording: &Recording) -> document::Trace {
         ledger,
         overhead,
         unwinding,
+        pmu,
         notes,
     } = recording;
     let first = timelines.first();
@@ -93,6 +94,7 @@ pub(super) fn document(recording: &Recording) -> document::Trace {
             evictions: unwinding.evictions,
             refused: unwinding.refused,
         }),
+        pmu: pmu.as_ref().map(super::pmu::document),
         notes: notes.clone(),
         profile: self::profile(profile),
     }

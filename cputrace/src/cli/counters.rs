@@ -1,0 +1,127 @@
+//! What counters counted, for people: a line or two for each process and for the host, and what is missing.
+
+use std::fmt::Write;
+
+use crate::model::{CounterScope, CounterSubject, Counters, MetricValue};
+
+/// Processes that are listed.
+const TOP_PROCESSES: usize = 5;
+
+/// Below this share of the time a number is shown with it.
+const WHOLE: f64 = 0.995;
+
+/// The part of the summary.
+pub(super) fn write(out: &mut String, counters: &Counters, width: usize) -> std::fmt::Result {
+    let is_process = |scope: &&CounterScope| matches!(scope.subject, CounterSubject::Process { .. });
+    let processes = counters.scopes.iter().filter(is_process).count();
+    let mut left = TOP_PROCESSES;
+    for scope in &counters.scopes {
+        let whose = match &scope.subject {
+            // Of one process its own line says the same.
+            CounterSubject::Targets if processes != 1 => "all targets".to_owned(),
+            CounterSubject::Process { pid, name } if left > 0 => {
+                left -= 1;
+                format!("{name} ({pid})")
+            }
+            CounterSubject::Host => "the whole host".to_owned(),
+            CounterSubject::Targets | CounterSubject::Process { .. } | CounterSubject::Thread { .. } => continue,
+        };
+        let user = if counters.user_only { ", user mode only" } else { "" };
+        let parts: Vec<_> = scope.metrics.iter().map(|value| with_total(value, scope)).collect();
+        write_wrapped(out, &format!("{whose}{user}:"), &parts, width)?;
+    }
+    if processes > TOP_PROCESSES {
+        writeln!(out, "          and {} more processes", processes - TOP_PROCESSES)?;
+    }
+    for missing in &counters.missing {
+        let first = format!("no data for {}:", missing.metrics.join(", "));
+        write_wrapped(out, "", &[format!("{first} {}", missing.reason)], width)?;
+    }
+    if counters.lost_groups + counters.backwards > 0 {
+        writeln!(
+            out,
+            "counters  {} groups were lost with threads that ended, {} readings went backwards",
+            counters.lost_groups, counters.backwards
+        )?;
+    }
+    Ok(())
+}
+
+/// A metric; the rate of an event behind its total.
+fn with_total(rate: &MetricValue, scope: &CounterScope) -> String {
+    match scope.counts.iter().find(|count| count.event == rate.name) {
+        Some(count) if count.value == 0 => format!("{} 0", rate.name),
+        Some(count) => {
+            format!("{} {} ({:.1}{}){}", rate.name, grouped(count.value), rate.value, rate.unit, share(rate.coverage))
+        }
+        None => metric(rate),
+    }
+}
+
+/// One metric, with its share of the time where that is not all of it.
+pub(super) fn metric(metric: &MetricValue) -> String {
+    let MetricValue { name, unit, value, coverage } = metric;
+    let digits = match value.abs() {
+        100.0.. => 0,
+        1.0.. => 2,
+        _ => 3,
+    };
+    let space = if unit.starts_with('/') { "" } else { " " };
+    format!("{name} {value:.digits$}{space}{unit}{}", share(*coverage))
+}
+
+fn share(coverage: f64) -> String {
+    if coverage < WHOLE { format!(" (counted {:.0} % of the time)", 100.0 * coverage) } else { String::new() }
+}
+
+/// A number with its thousands apart.
+fn grouped(value: u64) -> String {
+    let digits = value.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A line that begins with `first`, its parts on more lines where they do not fit.
+fn write_wrapped(out: &mut String, first: &str, parts: &[String], width: usize) -> std::fmt::Result {
+    let text = format!("{first} {}", parts.join(", "));
+    let mut line = "counters ".to_owned();
+    for word in text.split_ascii_whitespace() {
+        if line.chars().count() + 1 + word.chars().count() > width.max(60) {
+            writeln!(out, "{line}")?;
+            line = " ".repeat(9);
+        }
+        line += " ";
+        line += word;
+    }
+    writeln!(out, "{line}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers() {
+        assert_eq!([0, 999, 1000, 12_345_678].map(grouped).join(" "), "0 999 1,000 12,345,678");
+        let value = |value, unit: &str, coverage| {
+            metric(&MetricValue { name: "m".to_owned(), unit: unit.to_owned(), value, coverage })
+        };
+        assert_eq!(value(1.234, "instr/cycle", 1.0), "m 1.23 instr/cycle");
+        assert_eq!(value(0.0123, "%", 0.5), "m 0.012 % (counted 50 % of the time)");
+        assert_eq!(value(1234.5, "/s", 1.0), "m 1234/s");
+    }
+
+    #[test]
+    fn lines_are_wrapped() {
+        let mut out = String::new();
+        let parts = ["page-faults 1,234".to_owned(), "a long reason of many words that goes on".to_owned()];
+        assert!(write_wrapped(&mut out, "app (1):", &parts, 10).is_ok());
+        assert_eq!(out, "counters  app (1): page-faults 1,234, a long reason of many\n          words that goes on\n");
+    }
+}

@@ -1,0 +1,81 @@
+//! The counters in trace.json, there and back.
+
+use super::document::{Pmu, PmuCount, PmuMetric, PmuMissing, PmuScope};
+use super::read::ReadError;
+use crate::model::{Count, CounterScope, CounterSubject, Counters, MetricValue, MissingMetrics};
+
+pub(super) fn document(counters: &Counters) -> Pmu {
+    let Counters { cpu, sets, user_only, scopes, missing, backwards, lost_groups } = counters;
+    let missing =
+        missing.iter().cloned().map(|MissingMetrics { code, reason, metrics }| PmuMissing { code, reason, metrics });
+    Pmu {
+        cpu: cpu.clone(),
+        sets: sets.clone(),
+        user_only: *user_only,
+        scopes: scopes.iter().cloned().map(scope).collect(),
+        missing: missing.collect(),
+        backwards: *backwards,
+        lost_groups: *lost_groups,
+    }
+}
+
+fn scope(scope: CounterScope) -> PmuScope {
+    let CounterScope { subject, counts, metrics } = scope;
+    let (subject, pid, tid, name) = match subject {
+        CounterSubject::Targets => ("targets", None, None, String::new()),
+        CounterSubject::Process { pid, name } => ("process", Some(pid), None, name),
+        CounterSubject::Thread { pid, tid, name } => ("thread", Some(pid), Some(tid), name),
+        CounterSubject::Host => ("host", None, None, String::new()),
+    };
+    let count = |Count { event, unit, value, coverage }| PmuCount { event, unit, value, coverage };
+    let metric = |MetricValue { name, unit, value, coverage }| PmuMetric { name, unit, value, coverage };
+    PmuScope {
+        subject: subject.to_owned(),
+        pid,
+        tid,
+        name,
+        counts: counts.into_iter().map(count).collect(),
+        metrics: metrics.into_iter().map(metric).collect(),
+    }
+}
+
+pub(super) fn counters(pmu: Pmu) -> Result<Counters, ReadError> {
+    let Pmu { cpu, sets, user_only, scopes, missing, backwards, lost_groups } = pmu;
+    let missing =
+        missing.into_iter().map(|PmuMissing { code, reason, metrics }| MissingMetrics { code, reason, metrics });
+    Ok(Counters {
+        cpu,
+        sets,
+        user_only,
+        scopes: scopes.into_iter().map(scope_of).collect::<Result<_, _>>()?,
+        missing: missing.collect(),
+        backwards,
+        lost_groups,
+    })
+}
+
+fn scope_of(scope: PmuScope) -> Result<CounterScope, ReadError> {
+    let PmuScope { subject, pid, tid, name, counts, metrics } = scope;
+    let subject = match (&*subject, pid, tid) {
+        ("targets", ..) => CounterSubject::Targets,
+        ("process", Some(pid), _) => CounterSubject::Process { pid, name },
+        ("thread", Some(pid), Some(tid)) => CounterSubject::Thread { pid, tid, name },
+        ("host", ..) => CounterSubject::Host,
+        _ => return Err(ReadError::Damaged("counters are of nobody")),
+    };
+    let share = |coverage: f64| {
+        let valid = (0.0..=1.0).contains(&coverage);
+        valid.then_some(coverage).ok_or(ReadError::Damaged("a share of the time is below 0 or above 1"))
+    };
+    let count = |PmuCount { event, unit, value, coverage }| {
+        Ok::<_, ReadError>(Count { event, unit, value, coverage: share(coverage)? })
+    };
+    let metric = |PmuMetric { name, unit, value, coverage }| {
+        Ok::<_, ReadError>(MetricValue { name, unit, value, coverage: share(coverage)? })
+    };
+    Ok(CounterScope {
+        subject,
+        counts: counts.into_iter().map(count).collect::<Result<_, _>>()?,
+        metrics: metrics.into_iter().map(metric).collect::<Result<_, _>>()?,
+    })
+}
