@@ -8,7 +8,7 @@ use crate::model::{Aspect, Recording, View};
 use crate::sink::file::{self, Written};
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct Outputs {
     /// Write the recording to this file, in the format of its ending; can be repeated
     #[arg(short, long, value_name = "FILE", help = outputs_help())]
     out: Vec<PathBuf>,
@@ -42,7 +42,7 @@ fn formats_help() -> String {
 /// A file to write, in a format.
 pub(super) type Output = (PathBuf, Format<'static>);
 
-impl Args {
+impl Outputs {
     /// All files; without any wish those of `default`. Formats without a file are named after the first file, or `default`.
     pub(super) fn outputs(&self, default: &Path, is_written: bool) -> anyhow::Result<Vec<Output>> {
         let default = [default.to_owned()];

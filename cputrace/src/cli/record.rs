@@ -11,7 +11,7 @@ use anyhow::Context;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::output::{self, Output};
+use super::output::{self, Output, Outputs};
 use super::{duration, live, say, summary};
 use crate::ebpf::Waits;
 use crate::model::{Aspect, Target, Tier};
@@ -48,7 +48,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "TIME", value_parser = duration::milliseconds)]
     interval: Option<Duration>,
     #[command(flatten)]
-    output: output::Args,
+    output: Outputs,
     /// Show nothing while recording, and no summary
     #[arg(short, long)]
     quiet: bool,

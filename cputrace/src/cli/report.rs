@@ -8,7 +8,8 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 
-use super::{live, output, summary};
+use super::output::{self, Outputs};
+use super::{live, summary};
 use crate::export::trace_json;
 
 #[derive(Debug, clap::Args)]
@@ -16,7 +17,7 @@ pub(super) struct Args {
     /// The trace.json, plain or compressed
     file: PathBuf,
     #[command(flatten)]
-    output: output::Args,
+    output: Outputs,
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {

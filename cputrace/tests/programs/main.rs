@@ -1,0 +1,138 @@
+//! Programs that nobody built for a profiler: their stacks are complete, and agree with perf's.
+//!
+//! Distribution binaries without frame pointers ([`load`]). They need root: `cargo xtask test` installs the programs and runs
+//! them.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod load;
+#[path = "../support/mod.rs"]
+mod support;
+mod tree;
+
+use load::Load;
+use support::lab::{Lab, check_ledger, root, stderr};
+
+/// Stacks that have to end at their end, in percent.
+const COMPLETE: f64 = 99.0;
+
+/// Fewer samples say nothing.
+const ENOUGH: u64 = 200;
+
+/// What became of the stacks of a recording.
+struct Stacks {
+    kept: u64,
+    complete: f64,
+    guessed: f64,
+    /// All ways in which they ended, for people.
+    ends: String,
+}
+
+/// Records processes, for longer where the machine has no time for them.
+fn record(lab: &Lab, pids: &[u32]) -> Stacks {
+    let targets: Vec<_> = pids.iter().flat_map(|pid| ["--pid".to_owned(), pid.to_string()]).collect();
+    for seconds in ["4", "15", "60"] {
+        let mut arguments = vec!["--tier", "ebpf", "--frequency", "499", "--duration", seconds];
+        arguments.extend(targets.iter().map(String::as_str));
+        let output = lab.record(&arguments);
+        assert!(output.status.success(), "{}", stderr(&output));
+        let trace = lab.trace();
+        check_ledger(&trace);
+        let ledger = &trace["ledger"];
+        let kept = ledger["samples_kept"].as_u64().unwrap();
+        if kept < ENOUGH {
+            continue;
+        }
+        let share = |count: &serde_json::Value| 100.0 * count.as_f64().unwrap() / kept as f64;
+        let ends = ledger["stacks"].as_object().unwrap().iter().filter(|(_, count)| count.as_u64() != Some(0));
+        let ends: Vec<_> = ends.map(|(end, count)| format!("{end} {:.2} %", share(count))).collect();
+        return Stacks {
+            kept,
+            complete: share(&ledger["stacks"]["complete"]),
+            guessed: share(&ledger["stacks_guessed"]),
+            ends: ends.join(", "),
+        };
+    }
+    panic!("fewer than {ENOUGH} samples in a minute");
+}
+
+/// Records what is at work, prints its figure, and holds it to `least` percent.
+fn check(name: &str, pids: &[u32], least: f64) -> Lab {
+    let lab = Lab::new();
+    let Stacks { kept, complete, guessed, ends } = record(&lab, pids);
+    eprintln!("figure: {name}: {complete:.2} % of {kept} stacks complete, {guessed:.2} % with guessed frames ({ends})");
+    assert!(complete >= least, "{name}: {complete:.2} % complete ({ends})");
+    lab
+}
+
+fn check_program(name: &str, load: impl FnOnce() -> Option<Load>) {
+    if root()
+        && let Some(load) = load()
+    {
+        check(name, &load.pids(), COMPLETE);
+    }
+}
+
+/// A compressor.
+#[test]
+#[ignore = "needs root"]
+fn xz() {
+    check_program("xz", load::xz);
+}
+
+/// Hand-written assembler, with and without unwind information.
+#[test]
+#[ignore = "needs root"]
+fn openssl() {
+    check_program("openssl", || load::openssl(&["sha256", "aes-256-cbc", "ecdsap256", "ed25519"]));
+    check_program("openssl rsa", || load::openssl(&["rsa2048"]));
+}
+
+/// An interpreter.
+#[test]
+#[ignore = "needs root"]
+fn python() {
+    check_program("python3", load::python);
+}
+
+/// A server of one thread.
+#[test]
+#[ignore = "needs root"]
+fn redis() {
+    check_program("redis", load::redis);
+}
+
+/// A server of many processes, as a user of its own.
+#[test]
+#[ignore = "needs root"]
+fn postgres() {
+    check_program("postgres", load::postgres);
+}
+
+/// A server whose work is in its libraries.
+#[test]
+#[ignore = "needs root"]
+fn nginx() {
+    check_program("nginx", load::nginx);
+}
+
+/// Code that is compiled while it runs, between code that was not.
+#[test]
+#[ignore = "needs root"]
+fn node() {
+    check_program("node", || load::node(&[]));
+}
+
+/// 200 libraries, and much assembler.
+#[test]
+#[ignore = "needs root"]
+fn ffmpeg() {
+    check_program("ffmpeg", load::ffmpeg);
+}
+
+/// A binary that keeps frame pointers, with little unwind information, and its many processes.
+#[test]
+#[ignore = "needs root"]
+fn chromium() {
+    check_program("chromium", load::chromium);
+}
