@@ -35,11 +35,17 @@ const PACKAGES: &[(&str, &str)] = &[
     ("python3", "python3"),
     ("taskset", "util-linux"),
     ("stress-ng", "stress-ng"),
+    ("/usr/bin/openssl", "openssl"),
+    ("/usr/bin/redis-server", "redis-server"),
+    ("/usr/bin/redis-benchmark", "redis-tools"),
+    ("/usr/lib/postgresql", "postgresql"),
+    ("/usr/sbin/nginx", "nginx-light"),
+    ("/usr/bin/node", "nodejs"),
     ("/usr/include/perfmon/pfmlib.h", "libpfm4-dev"),
 ];
 
 /// The test programs whose ignored tests need root.
-const LIVE_TESTS: &[&str] = &["live", "sched", "pmu"];
+const LIVE_TESTS: &[&str] = &["live", "sched", "pmu", "programs"];
 
 enum Outcome {
     Passed,

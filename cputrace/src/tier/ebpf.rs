@@ -7,7 +7,7 @@ use cputrace_common::stat::Stats;
 use super::{Sampler, Scope, Ticks, TierError, online_cpus};
 use crate::collect::threads::ThreadTimes;
 use crate::collect::{Batch, perf::PerfRings, ring};
-use crate::ebpf::{Config, EbpfError, Object, WaitHook};
+use crate::ebpf::{Config, EbpfError, Filter, Object, WaitHook};
 use crate::model::{LossReason, ProgramCost, SchedulerLedger, ThreadTime, Tier};
 use crate::source::on_cpu::OnCpuClock;
 use crate::unwind::{RemoteUnwinder, UnwindStats, Unwinder};
@@ -18,8 +18,11 @@ const TYPICAL_SAMPLE_BYTES: u32 = 1024;
 /// How long the start may wait for the unwind tables of the targets: most are built in a few milliseconds.
 const PREPARE_TIME: Duration = Duration::from_millis(500);
 
-/// How long the end may take for the unwind tables of threads that wait still: most are built in a few milliseconds.
-const REMOTE_TIME: Duration = Duration::from_millis(500);
+/// How long the end may take for the unwind tables of threads that wait still: most are built in a few milliseconds. Of a whole
+/// host, most such threads have nothing to do.
+fn remote_time(filter: Filter) -> Duration {
+    Duration::from_millis(if matches!(filter, Filter::Processes { .. }) { 500 } else { 100 })
+}
 
 /// The eBPF program on every CPU.
 pub struct EbpfSampler {
@@ -30,6 +33,7 @@ pub struct EbpfSampler {
     unwinder: Unwinder,
     threads: Option<ThreadTimes>,
     remote: RemoteUnwinder,
+    remote_time: Duration,
 }
 
 impl EbpfSampler {
@@ -59,7 +63,8 @@ impl EbpfSampler {
         clock.run(object.on_cpu()?).map_err(clock_error)?;
         let maps = object.take_unwind_maps().ok_or(EbpfError::Missing("maps for the unwinder"))?;
         let unwinder = Unwinder::start(maps, scope.unwind_kb * 1024).map_err(TierError::Unwinder)?;
-        Ok(Self { clock, changes, object, unwinder, threads, remote: RemoteUnwinder::default() })
+        let (remote, remote_time) = (RemoteUnwinder::default(), remote_time(scope.filter));
+        Ok(Self { clock, changes, object, unwinder, threads, remote, remote_time })
     }
 }
 
@@ -86,8 +91,8 @@ impl Sampler for EbpfSampler {
 
     fn drain(&mut self, batch: &mut Batch) {
         // Samples first: then every change that came before one of them is there too.
-        let Self { object, remote, .. } = self;
-        let deadline = Instant::now() + REMOTE_TIME;
+        let Self { object, remote, remote_time, .. } = self;
+        let deadline = Instant::now() + *remote_time;
         ring::drain(object.ring(), batch, &mut |pid, registers, pc| remote.unwind(pid, registers, pc, deadline));
         self.changes.drain(batch);
         if let Some(threads) = &mut self.threads {
