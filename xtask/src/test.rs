@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 
 use crate::system::{cargo, command, install, output, root_prefix};
 use crate::workload::{self, Frames};
-use crate::{build_ebpf, lint};
+use crate::{build_ebpf, kernels, lint};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -39,7 +39,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("/usr/bin/redis-server", "redis-server"),
     ("/usr/bin/redis-benchmark", "redis-tools"),
     ("/usr/lib/postgresql", "postgresql"),
-    ("/usr/sbin/nginx", "nginx-light"),
+    ("/usr/sbin/nginx", "nginx"),
     ("/usr/bin/node", "nodejs"),
     ("/usr/include/perfmon/pfmlib.h", "libpfm4-dev"),
 ];
@@ -124,6 +124,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             CargoTest { selection: &selection, harness: &["--ignored", "--test-threads=1"], prefix, object, in_ci }
                 .run(results)
         });
+    }
+    if no_live {
+        steps.skip("kernels", "--no-live");
+    } else {
+        steps.run("kernels", kernels::test);
     }
     Ok(summarize(&steps.0, in_ci))
 }
