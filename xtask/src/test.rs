@@ -45,7 +45,7 @@ const PACKAGES: &[(&str, &str)] = &[
 ];
 
 /// The test programs whose ignored tests need root.
-const LIVE_TESTS: &[&str] = &["live", "sched", "pmu", "programs"];
+const LIVE_TESTS: &[&str] = &["live", "sched", "unwinding", "pmu", "programs"];
 
 enum Outcome {
     Passed,
