@@ -35,6 +35,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("python3", "python3"),
     ("taskset", "util-linux"),
     ("stress-ng", "stress-ng"),
+    ("perf", "linux-perf"),
     ("/usr/bin/openssl", "openssl"),
     ("/usr/bin/redis-server", "redis-server"),
     ("/usr/bin/redis-benchmark", "redis-tools"),

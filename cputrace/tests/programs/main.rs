@@ -1,10 +1,11 @@
 //! Programs that nobody built for a profiler: their stacks are complete, and agree with perf's.
 //!
-//! Distribution binaries without frame pointers ([`load`]). They need root: `cargo xtask test` installs the programs and runs
-//! them.
+//! Distribution binaries without frame pointers ([`load`]), and `perf record --call-graph dwarf` on the same program at the
+//! same time ([`beside_perf`]). They need root: `cargo xtask test` installs the programs and runs them.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod beside_perf;
 mod load;
 #[path = "../support/mod.rs"]
 mod support;
@@ -140,4 +141,27 @@ fn ffmpeg() {
 #[ignore = "needs root"]
 fn chromium() {
     check_program("chromium", load::chromium);
+}
+
+/// perf's first twenty functions by total time have the same shares here.
+#[test]
+#[ignore = "needs root"]
+fn agrees_with_perf() {
+    if !root() {
+        return;
+    }
+    let check = |name: &str, load: Option<Load>| {
+        let Some(load) = load else { return };
+        // A program does not do the same all the time, and perf starts a moment earlier: then once more.
+        let agrees = || {
+            let (agreed, of) = beside_perf::agreement(name, &load)?;
+            eprintln!("figure: {name}: {agreed} of {of} functions agree");
+            Some(of > 2 && agreed * 10 >= of * 8)
+        };
+        assert!(agrees().is_none_or(|agrees| agrees) || agrees() == Some(true), "{name}");
+    };
+    check("xz", load::xz());
+    check("openssl", load::openssl(&["rsa2048"]));
+    check("python3", load::python());
+    check("postgres", load::postgres());
 }

@@ -1,0 +1,111 @@
+//! `perf record --call-graph dwarf` on the same program at the same time: who copies the stack and unwinds it later, by another
+//! implementation, sees the same functions.
+
+use std::collections::{BTreeMap, HashSet};
+use std::process::{Command, Stdio};
+
+use crate::load::Load;
+use crate::support::lab::Lab;
+use crate::support::require;
+
+/// Functions that are compared: perf's first ones by total time.
+const TOP: usize = 20;
+
+/// Samples a second, and seconds.
+const HZ: &str = "299";
+const SECONDS: &str = "6";
+
+/// What else a program did in the moments that only one of the two saw, in percent points.
+const OTHER_TIMES: f64 = 3.0;
+
+/// Share of the samples that each function is in, in percent, and the number of samples.
+struct Shares {
+    of: BTreeMap<String, f64>,
+    samples: f64,
+}
+
+impl Shares {
+    /// Three standard deviations of a share, in percent points.
+    fn noise(&self, percent: f64) -> f64 {
+        3.0 * (percent * (100.0 - percent) / self.samples.max(1.0)).sqrt()
+    }
+}
+
+/// Records by both, prints the table, and returns how many of perf's first functions have the same share of ours, but for the
+/// noise of samples; `None` without perf.
+pub(crate) fn agreement(name: &str, load: &Load) -> Option<(usize, usize)> {
+    if !require("perf") {
+        return None;
+    }
+    let lab = Lab::new();
+    let data = lab.path("perf.data");
+    let pids: Vec<_> = load.pids().iter().map(u32::to_string).collect();
+    let mut perf = Command::new("perf")
+        .args(["record", "-q", "-e", "cpu-clock", "-F", HZ, "--call-graph", "dwarf,16384", "-p", &pids.join(","), "-o"])
+        .arg(&data)
+        .args(["--", "sleep", SECONDS])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut arguments = vec!["--frequency", HZ, "--duration", SECONDS, "--no-sched"];
+    arguments.extend(pids.iter().flat_map(|pid| ["--pid", pid]));
+    assert!(lab.record(&arguments).status.success());
+    perf.wait().unwrap();
+    let (theirs, ours) = (perf_shares(&data), our_shares(&lab));
+    let mut first: Vec<_> = theirs.of.iter().collect();
+    first.sort_by(|a, b| b.1.total_cmp(a.1));
+    let first = &first[..first.len().min(TOP)];
+    let mut agreed = 0;
+    eprintln!("figure: {name}: perf's first functions by total time, and their shares (perf, cputrace)");
+    for (function, share) in first {
+        let own = ours.of.get(*function).copied().unwrap_or(0.0);
+        let agrees = (*share - own).abs() <= OTHER_TIMES + theirs.noise(**share) + ours.noise(own);
+        agreed += usize::from(agrees);
+        eprintln!("figure:   {share:5.1} % {own:5.1} %  {}{function}", if agrees { "" } else { "DIFFERS " });
+    }
+    Some((agreed, first.len()))
+}
+
+/// Of named functions outside the kernel, from `perf script`: a stack is a block of lines `ADDRESS NAME+OFFSET (FILE)`.
+fn perf_shares(data: &std::path::Path) -> Shares {
+    let script = ["script", "--no-inline", "-F", "ip,sym,dso", "-i"];
+    let output = Command::new("perf").args(script).arg(data).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let stacks = text.split("\n\n").filter(|stack| !stack.trim().is_empty());
+    shares(stacks.map(|stack| {
+        let names = stack.lines().filter_map(|line| {
+            let (_, rest) = line.trim().split_once(' ')?;
+            let (name, file) = rest.rsplit_once(" (")?;
+            let is_kernel = file.starts_with('[');
+            (!is_kernel && name != "[unknown]").then(|| plain(name).to_owned())
+        });
+        (names.collect(), 1.0)
+    }))
+}
+
+fn our_shares(lab: &Lab) -> Shares {
+    shares(lab.stacks().into_iter().map(|(stack, count)| {
+        let names = stack.split(';').skip(1).filter(|name| !name.ends_with("_[k]") && !name.ends_with("_[i]"));
+        (names.map(|name| plain(name).to_owned()).collect(), count)
+    }))
+}
+
+/// Without a symbol's version, and one for all names that the C library has for a function: `send`, `__send`, `__libc_send`.
+fn plain(name: &str) -> &str {
+    let name = name.split('@').next().unwrap_or(name).trim_start_matches('_');
+    let name = name.strip_prefix("libc_").or(name.strip_prefix("GI_")).unwrap_or(name).trim_start_matches('_');
+    name.strip_suffix("_impl").unwrap_or(name)
+}
+
+fn shares(stacks: impl Iterator<Item = (HashSet<String>, f64)>) -> Shares {
+    let (mut of, mut samples) = (BTreeMap::<_, f64>::new(), 0.0);
+    for (functions, count) in stacks {
+        samples += count;
+        for function in functions {
+            *of.entry(function).or_default() += count;
+        }
+    }
+    of.values_mut().for_each(|count| *count *= 100.0 / samples);
+    Shares { of, samples }
+}
