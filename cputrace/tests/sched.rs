@@ -94,7 +94,7 @@ fn known_waits() {
     check_identity(&lab, &trace);
     let sleeper = thread(&trace, "sleeper");
     let (runs, sleeps) = (share(sleeper, "on_cpu_ns") + share(sleeper, "run_queue_ns"), share(sleeper, "sleeping"));
-    assert!((0.65..0.75).contains(&runs) && (0.25..0.35).contains(&sleeps), "{sleeper:#}");
+    assert!((0.65..0.8).contains(&runs) && (0.2..0.35).contains(&sleeps), "{sleeper:#}");
     let on_cpu = sleeper["on_cpu_ns"].as_f64().unwrap();
     assert!((on_cpu / sleeper["kernel_on_cpu_ns"].as_f64().unwrap() - 1.0).abs() < 0.02, "{sleeper:#}");
     let in_lock = weight(&lab, "off-cpu", &["take_lock", "[lock]"]);
@@ -123,12 +123,13 @@ fn two_threads_share_a_cpu() {
     assert_eq!(threads.len(), 2);
     for thread in threads {
         let (on_cpu, queued) = (share(thread, "on_cpu_ns"), share(thread, "run_queue_ns"));
-        // Other programs want this CPU, too: then both wait longer.
-        assert!(on_cpu < 0.6 && (0.4..0.8).contains(&queued) && on_cpu + queued > 0.98, "{thread:#}");
+        // Other programs may want this CPU, too: then both wait longer.
+        assert!(on_cpu < 0.6 && queued > 0.4 && on_cpu + queued > 0.98, "{thread:#}");
+        assert!((queued / share(thread, "kernel_run_queue_ns") - 1.0).abs() < 0.05, "{thread:#}");
     }
     let preempted = weight(&lab, "wall", &["[preempted]"]);
     let tells = trace["notes"].as_array().unwrap().is_empty();
-    assert!(!tells || preempted > 0.2 * 12e6, "{preempted} us of 12 s: {}", trace["notes"]);
+    assert!(!tells || preempted > 0.2 * 12e6, "{preempted} us of 12 s: {}", trace["scheduler"]);
 }
 
 /// A stopped process is stopped, and one that is moved between CPUs loses nothing.
@@ -140,7 +141,8 @@ fn stopped_and_moved() {
     let app = Running::start(&mut Command::new(program));
     let pid = app.pid();
     let stops = std::thread::spawn(move || {
-        std::thread::sleep(Duration::from_secs(1));
+        // The recording has begun by then.
+        std::thread::sleep(Duration::from_secs(3));
         signal(&app.0, "STOP");
         std::thread::sleep(Duration::from_secs(2));
         signal(&app.0, "CONT");
@@ -151,12 +153,12 @@ fn stopped_and_moved() {
         }
         app
     });
-    let trace = record(&lab, &["--pid", &pid, "--duration", "6"]);
+    let trace = record(&lab, &["--pid", &pid, "--duration", "9"]);
     drop(stops.join().unwrap());
     check_identity(&lab, &trace);
     for name in ["holder", "waiter", "sleeper"] {
-        let stopped = share(thread(&trace, name), "stopped");
-        assert!((0.25..0.45).contains(&stopped), "{:#}", thread(&trace, name));
+        let stopped = thread(&trace, name)["off_cpu_ns"]["stopped"].as_f64().unwrap();
+        assert!((1.8e9..3e9).contains(&stopped), "{:#}", thread(&trace, name));
     }
 }
 

@@ -128,12 +128,15 @@ fn node() {
     check_program("node", || load::node(&[]));
 }
 
-/// 200 libraries, whose tables a debug build takes seconds for, and assembler of x264's that nothing describes and that keeps
-/// more on the stack than is searched: 97 % with a release build.
+/// 200 libraries, and assembler of x264's that nothing describes and that keeps more on the stack than is searched: 97 %.
 #[test]
 #[ignore = "needs root"]
 fn ffmpeg() {
-    check_program_for("ffmpeg", load::ffmpeg, 80.0);
+    if cfg!(debug_assertions) {
+        eprintln!("SKIPPED: a debug build takes too long for the tables of 200 libraries; use cargo test --release");
+        return;
+    }
+    check_program_for("ffmpeg", load::ffmpeg, 95.0);
 }
 
 /// A binary that keeps frame pointers, with little unwind information, and its many processes.
