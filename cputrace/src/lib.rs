@@ -12,6 +12,7 @@
 //! | [`analyze`] | what it means: the reasons of waits |
 //! | [`process`] | targets, `/proc` timelines, mappings |
 //! | [`pmu`] | hardware counters: events, metrics, and why one is missing |
+//! | [`code`] | where the code of an object can be read |
 //! | [`symbolize`] | names of locations |
 //! | [`export`] | writes a recording in one format |
 //! | [`sink`] | where recordings go |
@@ -21,6 +22,7 @@
 pub mod aggregate;
 pub mod analyze;
 pub mod cli;
+pub mod code;
 pub mod collect;
 pub mod doctor;
 pub mod ebpf;

@@ -3,6 +3,7 @@
 //! [`record`] reads as the table of contents. A closed set of events drives its loop: the drain's and the
 //! timeline's due times, the deadline, and what the caller sends ([`Stop`]).
 
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime};
@@ -10,11 +11,12 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::aggregate::{Aggregate, Aggregator};
 use crate::analyze::reasons::{RuleError, WaitReasons};
 use crate::analyze::waits::add_to as add_waits;
+use crate::code::CodeFinder;
 use crate::collect::{Batch, Event, Observation};
 use crate::ebpf::{Filter, Waits};
 use crate::model::{
-    Ledger, LossReason, MappingId, MappingKind, MetricValue, Overhead, Profile, ProgramCost, Recording, Sampling,
-    SchedulerLedger, Target, ThreadTime, Tier, Timeline, UnknownReason, Unwinding,
+    Ledger, LossReason, MappingId, MetricValue, Overhead, Profile, ProgramCost, Recording, Sampling, SchedulerLedger,
+    Target, ThreadTime, Tier, Timeline, UnknownReason, Unwinding,
 };
 use crate::pmu::counting::Counting;
 use crate::pmu::cpu::PerfMonV2;
@@ -25,7 +27,7 @@ use crate::pmu::survey::Survey;
 use crate::process::command::{CommandError, HeldCommand};
 use crate::process::target::{self, Selection, TargetError};
 use crate::process::timeline::Timelines;
-use crate::process::{Change, Mappings, ObjectId, debug_file, host, jit};
+use crate::process::{Change, Mappings, host};
 use crate::source::on_cpu;
 use crate::symbolize::{Code, symbolize};
 use crate::tier::{self, Sampler, Scope, TierError};
@@ -413,12 +415,18 @@ impl<'a> Session<'a> {
         let overhead = self.overhead();
         let unwinding = self.sampler.unwinding().map(unwinding);
         let Aggregate { mut profile, waits, objects } = self.aggregator.finish();
-        let mappings = &self.mappings;
-        let code = |mapping: MappingId| {
-            objects.get(&mapping).map_or(Code::Missing(UnknownReason::Unmapped), |&object| code(mappings, object))
+        // Once said counts for all that is left.
+        let is_stopped = Cell::new(false);
+        let stopped = || {
+            is_stopped.set(is_stopped.get() || stop.try_recv().is_ok());
+            is_stopped.get()
         };
-        let stopped = || stop.try_recv().is_ok();
+        let finder = CodeFinder::new(&self.mappings, &stopped);
+        let code = |mapping: MappingId| {
+            objects.get(&mapping).map_or(Code::Missing(UnknownReason::Unmapped), |&object| finder.find(object))
+        };
         symbolize(&mut profile, &code, &stopped);
+        self.notes.extend(finder.notes());
         if self.options.waits.is_some() && self.threads.is_some() {
             add_waits(&mut profile, &waits, &mut self.reasons);
         }
@@ -502,24 +510,6 @@ fn counting(options: &Options, selection: Selection, pids: &[u32]) -> Counting {
         Selection::Cgroup { .. } => counting.leave_out_tasks(&Reason::NoCgroups),
     }
     counting
-}
-
-/// Where the code of an object can be read.
-fn code(mappings: &Mappings, id: ObjectId) -> Code {
-    let object = mappings.object(id);
-    match (object.kind, &object.file) {
-        (MappingKind::Kernel, _) => Code::Kernel,
-        (MappingKind::File | MappingKind::Vdso, Some((file, facts))) => {
-            let debug = debug_file::find(file, &object.path, object.pid, facts.build_id.as_ref());
-            Code::Elf { file: file.clone(), debug }
-        }
-        (MappingKind::File | MappingKind::Vdso, None) => Code::Missing(UnknownReason::FileGone),
-        (MappingKind::Anonymous, _) => {
-            jit::perf_map(object.pid).map_or(Code::Missing(UnknownReason::NoJitInfo), |file| Code::PerfMap { file })
-        }
-        (MappingKind::Unmapped, _) if id == ObjectId::PROCESS_GONE => Code::Missing(UnknownReason::ProcessGone),
-        (MappingKind::Unmapped | MappingKind::Label, _) => Code::Missing(UnknownReason::Unmapped),
-    }
 }
 
 /// What the unwinder says of itself, for the recording.

@@ -4,7 +4,7 @@
 //!
 //! A file that is found counts only if it belongs to the other: it has the same build id or, where there is none, the
 //! checksum that the link asks for. So a container's library never gets the names of the host's.
-//! See "Separate Debug Files" in gdb's manual. Debug information is not fetched over the network.
+//! See "Separate Debug Files" in gdb's manual. `debuginfod` has what is fetched over the network.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -24,22 +24,34 @@ const DEBUG_DIRECTORY: &str = "usr/lib/debug";
 /// A longer link is no path.
 const MAX_LINK_BYTES: u64 = 4096;
 
-/// The file with the debug information of `file`, which `pid` maps from `path`; `None` too if it needs none.
-pub fn find(file: &File, path: &Path, pid: u32, build_id: Option<&BuildId>) -> Option<File> {
+/// Where the debug information of a file is.
+#[derive(Debug)]
+pub enum DebugFile {
+    /// In itself.
+    Inside,
+    /// In a file of its own.
+    Separate(File),
+    /// Not on this machine.
+    Missing,
+}
+
+/// Finds the debug information of `file`, which `pid` maps from `path`.
+pub fn find(file: &File, path: &Path, pid: u32, build_id: Option<&BuildId>) -> DebugFile {
     let root = PathBuf::from(format!("/proc/{pid}/root"));
     find_in(file, path, &[&root, Path::new("/")], build_id)
 }
 
-fn find_in(file: &File, path: &Path, roots: &[&Path], build_id: Option<&BuildId>) -> Option<File> {
+fn find_in(file: &File, path: &Path, roots: &[&Path], build_id: Option<&BuildId>) -> DebugFile {
     let cache = ReadCache::new(file);
-    let elf = parse(&cache)?;
+    let Some(elf) = parse(&cache) else { return DebugFile::Missing };
     if elf.section_by_name(".debug_info").is_some() {
-        return None;
+        return DebugFile::Inside;
     }
     let link = Link::of(&elf);
     let names = candidates(path, build_id, link.as_ref());
     let paths = roots.iter().flat_map(|root| names.iter().map(|name| root.join(name)));
-    paths.filter_map(|path| open_regular(&path)).find(|candidate| belongs(candidate, build_id, link.as_ref()))
+    let found = paths.filter_map(|path| open_regular(&path)).find(|file| belongs(file, build_id, link.as_ref()));
+    found.map_or(DebugFile::Missing, DebugFile::Separate)
 }
 
 /// By `pread`, not `mmap`: a file may be cut short while it is looked at.
@@ -72,13 +84,16 @@ fn candidates(path: &Path, build_id: Option<&BuildId>, link: Option<&Link>) -> V
 
 fn belongs(candidate: &File, build_id: Option<&BuildId>, link: Option<&Link>) -> bool {
     match (build_id, link) {
-        (Some(build_id), _) => {
-            let cache = ReadCache::new(candidate);
-            parse(&cache).is_some_and(|elf| elf.build_id() == Ok(Some(&build_id.0)))
-        }
+        (Some(build_id), _) => has_build_id(candidate, build_id),
         (None, Some(link)) => checksum(candidate).is_ok_and(|sum| sum == link.checksum),
         (None, None) => false,
     }
+}
+
+/// Whether a file is of the program with this build id.
+pub(super) fn has_build_id(file: &File, build_id: &BuildId) -> bool {
+    let cache = ReadCache::new(file);
+    parse(&cache).is_some_and(|elf| elf.build_id() == Ok(Some(&build_id.0)))
 }
 
 /// The CRC that debug links use is gzip's.
@@ -156,7 +171,7 @@ mod tests {
             let root = lab.path().join(kind).join("root");
             let file = File::open(&program).unwrap();
             let find = || find_in(&file, Path::new("/opt/app/program"), &[&root], build_id.as_ref());
-            assert!(find().is_none());
+            assert!(matches!(find(), DebugFile::Missing));
             let mut places =
                 vec!["opt/app/program.debug", "opt/app/.debug/program.debug", "usr/lib/debug/opt/app/program.debug"];
             if build_id.is_some() {
@@ -165,9 +180,9 @@ mod tests {
             for place in places.into_iter().map(|place| root.join(place)) {
                 fs::create_dir_all(place.parent().unwrap()).unwrap();
                 fs::write(&place, &contents).unwrap();
-                assert!(find().is_some(), "{}", place.display());
+                assert!(matches!(find(), DebugFile::Separate(_)), "{}", place.display());
                 fs::write(&place, fs::read("/proc/self/exe").unwrap()).unwrap();
-                assert!(find().is_none(), "another program at {}", place.display());
+                assert!(matches!(find(), DebugFile::Missing), "another program at {}", place.display());
                 fs::remove_file(&place).unwrap();
             }
             // A program with its debug information in it needs no other file.
@@ -182,7 +197,8 @@ mod tests {
                     .unwrap()
                     .success()
             );
-            assert!(find_in(&File::open(&whole).unwrap(), &whole, &[&root], None).is_none());
+            let found = find_in(&File::open(&whole).unwrap(), &whole, &[&root], None);
+            assert!(matches!(found, DebugFile::Inside));
         }
     }
 }

@@ -7,6 +7,7 @@
 //! - [`mappings`]: which file an address lies in, and where in that file.
 //! - [`elf`]: what an address needs to know of an ELF file.
 //! - [`debug_file`]: where a file's debug information is.
+//! - [`debuginfod`]: the same from the network, where that is asked for.
 //! - [`file`]: opens what lies at a path that a process chose.
 //! - [`vdso`]: the kernel's code in each process, as a file.
 //! - [`jit`]: where a JIT compiler keeps the names of its code.
@@ -15,6 +16,7 @@
 pub mod change;
 pub mod command;
 pub mod debug_file;
+pub mod debuginfod;
 pub mod elf;
 mod file;
 pub mod host;

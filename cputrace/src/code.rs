@@ -1,0 +1,57 @@
+//! Where the code of an object can be read: what `process` found, as `symbolize` wants it.
+//!
+//! Asked after the recording. It looks for debug information on this machine, then where the environment says.
+
+use std::cell::RefCell;
+
+use crate::model::{MappingKind, UnknownReason};
+use crate::process::debug_file::{self, DebugFile};
+use crate::process::debuginfod::{Debuginfod, Settings};
+use crate::process::{Mappings, ObjectId, jit};
+use crate::symbolize::Code;
+
+/// Finds the code of the objects of a recording.
+pub struct CodeFinder<'a> {
+    mappings: &'a Mappings,
+    /// Servers that are asked for debug information that this machine does not have.
+    servers: RefCell<Option<Debuginfod>>,
+    stopped: &'a dyn Fn() -> bool,
+}
+
+impl<'a> CodeFinder<'a> {
+    /// Reads the environment for servers. When `stopped` turns true no server is waited for.
+    pub fn new(mappings: &'a Mappings, stopped: &'a dyn Fn() -> bool) -> Self {
+        let servers = Settings::from_environment(&|name| std::env::var(name).ok());
+        Self { mappings, servers: RefCell::new(servers.map(Debuginfod::new)), stopped }
+    }
+
+    /// Where the code of an object can be read.
+    pub fn find(&self, id: ObjectId) -> Code {
+        let object = self.mappings.object(id);
+        match (object.kind, &object.file) {
+            (MappingKind::Kernel, _) => Code::Kernel,
+            (MappingKind::File | MappingKind::Vdso, Some((file, facts))) => {
+                let build_id = facts.build_id.as_ref();
+                let debug = match debug_file::find(file, &object.path, object.pid, build_id) {
+                    DebugFile::Inside => None,
+                    DebugFile::Separate(debug) => Some(debug),
+                    DebugFile::Missing => build_id
+                        .filter(|_| object.kind == MappingKind::File)
+                        .and_then(|build_id| self.servers.borrow_mut().as_mut()?.find(build_id, self.stopped)),
+                };
+                Code::Elf { file: file.clone(), debug }
+            }
+            (MappingKind::File | MappingKind::Vdso, None) => Code::Missing(UnknownReason::FileGone),
+            (MappingKind::Anonymous, _) => {
+                jit::perf_map(object.pid).map_or(Code::Missing(UnknownReason::NoJitInfo), |file| Code::PerfMap { file })
+            }
+            (MappingKind::Unmapped, _) if id == ObjectId::PROCESS_GONE => Code::Missing(UnknownReason::ProcessGone),
+            (MappingKind::Unmapped | MappingKind::Label, _) => Code::Missing(UnknownReason::Unmapped),
+        }
+    }
+
+    /// What went wrong, in sentences.
+    pub fn notes(&self) -> Vec<String> {
+        self.servers.borrow().as_ref().map(Debuginfod::notes).unwrap_or_default()
+    }
+}
