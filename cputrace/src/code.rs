@@ -3,11 +3,14 @@
 //! Asked after the recording. It looks for debug information on this machine, then where the environment says.
 
 use std::cell::RefCell;
+use std::fs::File;
+use std::sync::Arc;
 
-use crate::model::{MappingKind, UnknownReason};
+use crate::model::{BuildId, MappingKind, UnknownReason};
 use crate::process::debug_file::{self, DebugFile};
 use crate::process::debuginfod::{Debuginfod, Settings};
-use crate::process::{Mappings, ObjectId, jit};
+use crate::process::jit::{PerfMap, PerfMapError};
+use crate::process::{Mappings, ObjectId};
 use crate::symbolize::Code;
 
 /// Finds the code of the objects of a recording.
@@ -15,6 +18,7 @@ pub struct CodeFinder<'a> {
     mappings: &'a Mappings,
     /// Servers that are asked for debug information that this machine does not have.
     servers: RefCell<Option<Debuginfod>>,
+    notes: RefCell<Vec<String>>,
     stopped: &'a dyn Fn() -> bool,
 }
 
@@ -22,7 +26,7 @@ impl<'a> CodeFinder<'a> {
     /// Reads the environment for servers. When `stopped` turns true no server is waited for.
     pub fn new(mappings: &'a Mappings, stopped: &'a dyn Fn() -> bool) -> Self {
         let servers = Settings::from_environment(&|name| std::env::var(name).ok());
-        Self { mappings, servers: RefCell::new(servers.map(Debuginfod::new)), stopped }
+        Self { mappings, servers: RefCell::new(servers.map(Debuginfod::new)), notes: RefCell::default(), stopped }
     }
 
     /// Where the code of an object can be read.
@@ -30,21 +34,36 @@ impl<'a> CodeFinder<'a> {
         let object = self.mappings.object(id);
         match (object.kind, &object.file) {
             (MappingKind::Kernel, _) => Code::Kernel,
+            // What is known of the file by its build id is still true, but not what it has now.
+            (MappingKind::File, Some((_, facts))) if object.is_overwritten() => {
+                let debug = facts.build_id.as_ref().and_then(|build_id| self.fetch(build_id));
+                debug.map_or(Code::Missing(UnknownReason::FileGone), |debug| Code::Elf {
+                    file: Arc::new(debug),
+                    debug: None,
+                })
+            }
             (MappingKind::File | MappingKind::Vdso, Some((file, facts))) => {
                 let build_id = facts.build_id.as_ref();
                 let debug = match debug_file::find(file, &object.path, object.pid, build_id) {
                     DebugFile::Inside => None,
                     DebugFile::Separate(debug) => Some(debug),
-                    DebugFile::Missing => build_id
-                        .filter(|_| object.kind == MappingKind::File)
-                        .and_then(|build_id| self.servers.borrow_mut().as_mut()?.find(build_id, self.stopped)),
+                    DebugFile::Missing => {
+                        build_id.filter(|_| object.kind == MappingKind::File).and_then(|build_id| self.fetch(build_id))
+                    }
                 };
                 Code::Elf { file: file.clone(), debug }
             }
             (MappingKind::File | MappingKind::Vdso, None) => Code::Missing(UnknownReason::FileGone),
-            (MappingKind::Anonymous, _) => {
-                jit::perf_map(object.pid).map_or(Code::Missing(UnknownReason::NoJitInfo), |file| Code::PerfMap { file })
-            }
+            (MappingKind::Anonymous, _) => match object.perf_map.as_ref().map(PerfMap::open) {
+                Some(Ok(file)) => Code::PerfMap { file },
+                Some(Err(error)) => {
+                    if error != PerfMapError::Missing {
+                        self.notes.borrow_mut().push(format!("code without names in process {}: {error}", object.pid));
+                    }
+                    Code::Missing(UnknownReason::NoJitInfo)
+                }
+                None => Code::Missing(UnknownReason::NoJitInfo),
+            },
             (MappingKind::Unmapped, _) if id == ObjectId::PROCESS_GONE => Code::Missing(UnknownReason::ProcessGone),
             (MappingKind::Unmapped | MappingKind::Label, _) => Code::Missing(UnknownReason::Unmapped),
         }
@@ -52,6 +71,13 @@ impl<'a> CodeFinder<'a> {
 
     /// What went wrong, in sentences.
     pub fn notes(&self) -> Vec<String> {
-        self.servers.borrow().as_ref().map(Debuginfod::notes).unwrap_or_default()
+        let mut notes = self.notes.take();
+        notes.extend(self.servers.borrow().iter().flat_map(Debuginfod::notes));
+        notes
+    }
+
+    /// Debug information from the network.
+    fn fetch(&self, build_id: &BuildId) -> Option<File> {
+        self.servers.borrow_mut().as_mut()?.find(build_id, self.stopped)
     }
 }

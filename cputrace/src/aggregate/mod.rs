@@ -7,7 +7,9 @@ use std::collections::HashMap;
 use rustc_hash::FxBuildHasher;
 
 use crate::collect::{Frames, Observation, RawSample};
-use crate::model::{Event, Mapping, MappingId, Profile, SourceId, StackId, ThreadId, WaitEvent, WaitKey, Waits};
+use crate::model::{
+    Event, Mapping, MappingId, MappingKind, Profile, SourceId, StackId, ThreadId, WaitEvent, WaitKey, Waits,
+};
 use crate::process::{Mappings, ObjectId, Place};
 use wakes::Wakes;
 
@@ -136,11 +138,26 @@ impl Aggregator {
             return *mapping;
         }
         let object = mappings.object(id);
-        let path = self.profile.string(&object.path.to_string_lossy());
         let build_id = object.file.as_ref().and_then(|(_, facts)| facts.build_id.clone());
-        let mapping = self.profile.mapping(Mapping { kind: object.kind, path, build_id });
+        let mut numbered = object.path.to_string_lossy().into_owned();
+        // Files with one path and no build id, of two containers or two versions of one, are told apart by a number.
+        let mapping = (2..)
+            .find_map(|number| {
+                let path = self.profile.string(&numbered);
+                let mapping = self.profile.mapping(Mapping { kind: object.kind, path, build_id: build_id.clone() });
+                let other = self.objects.get(&mapping).map(|&other| mappings.object(other));
+                let is_same = other.is_none_or(|other| {
+                    build_id.is_some()
+                        || other.kind != MappingKind::File
+                        || other.file.is_none() && object.file.is_none()
+                });
+                numbered = format!("{} ({number})", object.path.display());
+                is_same.then_some(mapping)
+            })
+            .expect("there are more numbers than files");
         self.mapping_ids.insert(id, mapping);
-        self.objects.entry(mapping).or_insert(id);
+        // Of files with one build id the one that was seen last is the likeliest not to be overwritten.
+        self.objects.insert(mapping, id);
         mapping
     }
 }

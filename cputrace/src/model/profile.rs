@@ -131,7 +131,7 @@ pub enum UnknownReason {
     Unmapped,
     /// Executable memory without a file, and no perf map for it.
     NoJitInfo,
-    /// The file could not be opened when its symbols were wanted.
+    /// The file could not be opened when its symbols were wanted, or had been written to since.
     FileGone,
     /// The file's symbols cannot be read.
     Damaged,
@@ -165,7 +165,7 @@ impl UnknownReason {
             Self::NotSymbolized => "not symbolized",
             Self::Unmapped => "not in any mapping",
             Self::NoJitInfo => "JIT code without a perf map",
-            Self::FileGone => "file gone",
+            Self::FileGone => "file gone or overwritten",
             Self::Damaged => "file damaged",
             Self::NoSymbols => "no symbols in file",
             Self::NotInSymbolTable => "not in symbol table",

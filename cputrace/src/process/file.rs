@@ -6,7 +6,17 @@ use std::path::Path;
 
 /// The regular file at a path. A FIFO without a writer would be waited for, a device may do anything.
 pub(super) fn open_regular(path: &Path) -> Option<File> {
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path).ok()?;
+    open_with(path, 0)
+}
+
+/// As [`open_regular`], but no link to one.
+pub(super) fn open_unlinked(path: &Path) -> Option<File> {
+    open_with(path, libc::O_NOFOLLOW)
+}
+
+fn open_with(path: &Path, flags: i32) -> Option<File> {
+    let flags = flags | libc::O_NONBLOCK | libc::O_NOCTTY;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).ok()?;
     file.metadata().is_ok_and(|meta| meta.is_file()).then_some(file)
 }
 

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use rustc_hash::FxBuildHasher;
 
 use super::elf::ElfFacts;
+use super::jit::PerfMap;
 use super::{Change, FileId, Region};
 use crate::model::{ElfAddr, MappingKind};
 
@@ -37,9 +38,40 @@ pub struct Object {
     pub path: PathBuf,
     /// The open file, and what is known of it, once an address in it was asked for.
     pub file: Option<(Arc<File>, Arc<ElfFacts>)>,
+    /// Where the names of code without a file may be, once an address in it was asked for.
+    pub perf_map: Option<PerfMap>,
     /// A process that maps it.
     pub pid: u32,
+    /// The file's inode; 0 without a file.
+    inode: u64,
     attempts: u32,
+    /// What the open file was like when it was opened.
+    version: Option<Version>,
+}
+
+/// Tells a file from what it was before somebody wrote to it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Version {
+    bytes: u64,
+    modified: (i64, i64),
+}
+
+impl Version {
+    fn of(file: &File) -> Option<Self> {
+        let meta = file.metadata().ok()?;
+        Some(Self { bytes: meta.size(), modified: (meta.mtime(), meta.mtime_nsec()) })
+    }
+}
+
+impl Object {
+    fn new(kind: MappingKind, path: PathBuf, inode: u64, pid: u32) -> Self {
+        Self { kind, path, file: None, perf_map: None, pid, inode, attempts: 0, version: None }
+    }
+
+    /// Whether the open file was written to since it was opened: what it has now belongs to other addresses.
+    pub fn is_overwritten(&self) -> bool {
+        self.file.as_ref().is_some_and(|(file, _)| Version::of(file) != self.version)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -92,7 +124,7 @@ impl ObjectId {
 
 impl Default for Mappings {
     fn default() -> Self {
-        let named = |kind, name| Object { kind, path: PathBuf::from(name), file: None, pid: 0, attempts: 0 };
+        let named = |kind, name| Object::new(kind, PathBuf::from(name), 0, 0);
         let objects = vec![
             named(MappingKind::Kernel, "[kernel]"),
             named(MappingKind::Unmapped, "[unmapped]"),
@@ -164,6 +196,10 @@ impl Mappings {
                 let facts = self.objects[object.0].file.as_ref();
                 facts.and_then(|(_, facts)| facts.elf_addr(offset)).unwrap_or(ElfAddr(offset))
             }
+            MappingKind::Anonymous => {
+                self.find_perf_map(object);
+                ElfAddr(address)
+            }
             _ => ElfAddr(address),
         };
         Place { object, address }
@@ -215,13 +251,26 @@ impl Mappings {
         // Memory without a file is another one in each process.
         let owner = if kind == MappingKind::Anonymous { pid } else { 0 };
         let next = ObjectId(self.objects.len());
-        let id = *self.ids.entry((file.clone(), owner)).or_insert(next);
-        if id == next {
+        let id = self.ids.entry((file.clone(), owner)).or_insert(next);
+        // A program is often built anew in place: then it is another one, by the same name and number.
+        if self.objects.get(id.0).is_some_and(|known| kind == MappingKind::File && known.is_overwritten()) {
+            *id = next;
+        }
+        if *id == next {
             let anonymous = || PathBuf::from(format!("[anon:{pid}]"));
             let path = if kind == MappingKind::Anonymous { anonymous() } else { file.path.clone() };
-            self.objects.push(Object { kind, path, file: None, pid, attempts: 0 });
+            self.objects.push(Object::new(kind, path, file.inode, pid));
         }
-        id
+        *id
+    }
+
+    /// Looks where the names of a process's code without a file may be, while it lives.
+    fn find_perf_map(&mut self, id: ObjectId) {
+        let object = &mut self.objects[id.0];
+        if object.perf_map.is_none() && object.attempts < OPEN_ATTEMPTS {
+            object.attempts += 1;
+            object.perf_map = PerfMap::of(object.pid);
+        }
     }
 
     /// Opens the file behind an object, while a process that maps it lives.
@@ -233,10 +282,11 @@ impl Mappings {
         object.attempts += 1;
         let file = match object.kind {
             MappingKind::Vdso => super::vdso::image().ok(),
-            _ => open_mapped(&object.path, pid, range),
+            _ => open_mapped(&object.path, object.inode, pid, range),
         };
         let Some(file) = file else { return };
         if let Ok(facts) = ElfFacts::read(&file) {
+            object.version = Version::of(&file);
             object.file = Some((Arc::new(file), Arc::new(facts)));
         }
     }
@@ -255,17 +305,21 @@ pub(crate) fn kind(file: &FileId) -> MappingKind {
     }
 }
 
-/// The very file that is mapped: by the kernel's own link, else by its path in the process's root, else in ours.
-pub(crate) fn open_mapped(path: &Path, pid: u32, range: std::ops::Range<u64>) -> Option<File> {
+/// The very file that is mapped: by the kernel's own link, else by its path in the process's root, else in ours. What
+/// has that path by now may be another file.
+pub(crate) fn open_mapped(path: &Path, inode: u64, pid: u32, range: std::ops::Range<u64>) -> Option<File> {
     let link = format!("/proc/{pid}/map_files/{:x}-{:x}", range.start, range.end);
     if let Ok(file) = File::open(link) {
         return Some(file);
     }
     let in_root = Path::new(&format!("/proc/{pid}/root")).join(path.strip_prefix("/").unwrap_or(path));
-    File::open(in_root)
-        .or_else(|_| File::open(path))
-        .ok()
-        .filter(|file| file.metadata().is_ok_and(|meta| meta.size() > 0))
+    let is_same = |file: &File| file.metadata().is_ok_and(|meta| meta.size() > 0 && same_inode(meta.ino(), inode));
+    [in_root.as_path(), path].into_iter().filter_map(super::file::open_regular).find(is_same)
+}
+
+/// overlayfs writes the number of the layer into the upper half.
+fn same_inode(a: u64, b: u64) -> bool {
+    a as u32 == b as u32
 }
 
 /// The executable regions of a process; `None` if it is gone or not ours to see.

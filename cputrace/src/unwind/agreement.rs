@@ -83,7 +83,8 @@ impl Host {
             if mappings::kind(&region.file) != MappingKind::File {
                 continue;
             }
-            let file = mappings::open_mapped(&region.file.path, pid, region.start..region.end).unwrap();
+            let file =
+                mappings::open_mapped(&region.file.path, region.file.inode, pid, region.start..region.end).unwrap();
             let Ok(facts) = ElfFacts::read(&file) else { continue };
             let bias = region.start.wrapping_sub(facts.elf_addr(region.file_offset).unwrap().0);
             framehop.add_module(module(&file, &region.file.path, region.start..region.end, bias));

@@ -326,7 +326,7 @@ impl Manager {
             _ => {}
         }
         let path = &region.file.path;
-        let file = mappings::open_mapped(path, pid, region.start..region.end);
+        let file = mappings::open_mapped(path, region.file.inode, pid, region.start..region.end);
         match file.and_then(|file| Some((FileKey::of(&file).ok()?, file))) {
             Some((key, file)) => Code::File(self.files.number(key, file)),
             None => Code::Unreadable,

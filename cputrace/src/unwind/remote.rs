@@ -76,7 +76,10 @@ impl RemoteUnwinder {
             match mappings::kind(&region.file) {
                 MappingKind::File => {
                     let path = &region.file.path;
-                    let Some(file) = mappings::open_mapped(path, pid, region.start..region.end) else { continue };
+                    let Some(file) = mappings::open_mapped(path, region.file.inode, pid, region.start..region.end)
+                    else {
+                        continue;
+                    };
                     let Ok(facts) = ElfFacts::read(&file) else { continue };
                     match self.tables((region.file.device, region.file.inode), &file, deadline) {
                         Some(loaded) => push_loaded(&mut ranges, &region, facts.elf_addr(region.file_offset), loaded),
