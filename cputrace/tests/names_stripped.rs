@@ -124,6 +124,29 @@ fn code_that_nothing_describes_goes_by_its_file() {
     assert_eq!(shown(|| elf(&stripped), &addresses), [expected.clone(), expected]);
 }
 
+/// Where nothing describes the code, a function begins where it sets up its frame pointer.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn functions_that_keep_frame_pointers_are_whole() {
+    if !(require("cc") && require("nm") && require("objcopy")) {
+        return;
+    }
+    let lab = Lab::new();
+    let no_tables = ["-fno-asynchronous-unwind-tables", "-fno-unwind-tables"];
+    let frame_pointers = ["-O0", "-fno-omit-frame-pointer", "-falign-functions=16", "-fcf-protection=none"];
+    let program = lab.compile("cc", &[&no_tables[..], &frame_pointers].concat(), "sample.c");
+    let stripped = lab.path("stripped");
+    run(Command::new("objcopy").arg("-S").args([&program, &stripped]));
+    for function in ["hidden_sum", "file_local", "main"] {
+        let symbol = nm(&program, &[]).into_iter().find(|symbol| symbol.name == function).unwrap();
+        let addresses: Vec<u64> = (symbol.address..symbol.address + symbol.size).collect();
+        let expected = (format!("file+{:#x}", symbol.address), Some(UnknownReason::NoSymbols));
+        for (at, shown) in addresses.iter().zip(shown(|| elf(&stripped), &addresses)) {
+            assert_eq!(shown, expected, "{at:#x} of {function}");
+        }
+    }
+}
+
 /// Linkage stubs have the names that objdump has for them, and no other code has.
 #[test]
 fn linkage_stubs_are_objdumps() {

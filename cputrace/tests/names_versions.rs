@@ -110,6 +110,7 @@ fn replaced_files_keep_their_names() {
 /// In one real recording: a program, the next version of it in its place, and neither is there at the end. Without build
 /// ids, as Go's programs have none, nothing but the files themselves tells the two apart.
 #[test]
+#[ignore = "needs root"]
 fn one_recording_of_two_versions() {
     if !(root() && require("cc")) {
         return;
@@ -133,6 +134,7 @@ fn one_recording_of_two_versions() {
 /// A process in another pid namespace and root writes its map only at its end: it is found, by the number that the process
 /// had there.
 #[test]
+#[ignore = "needs root"]
 fn a_map_that_is_written_at_the_end() {
     if !(root() && require("cc") && require("unshare")) {
         return;

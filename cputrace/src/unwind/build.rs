@@ -40,7 +40,7 @@ const PROBE_TOTAL: usize = 1 << 20;
 const PROBE_PIECE: usize = 16 << 10;
 
 /// `push %rbp; mov %rsp,%rbp`, in either encoding.
-const PROLOGUES: [[u8; 4]; 2] = [[0x55, 0x48, 0x89, 0xe5], [0x55, 0x48, 0x8b, 0xec]];
+pub(super) const PROLOGUES: [[u8; 4]; 2] = [[0x55, 0x48, 0x89, 0xe5], [0x55, 0x48, 0x8b, 0xec]];
 
 /// Why a file has no tables.
 #[derive(Debug, thiserror::Error)]
@@ -288,8 +288,18 @@ impl Headers {
         prologues > 0 && prologues * PROLOGUE_EVERY >= seen
     }
 
+    /// The addresses of the code that `address` lies in.
+    pub(super) fn code_around(&self, address: u64) -> Option<Range<u64>> {
+        let mut ranges = self
+            .segments
+            .iter()
+            .filter(|segment| segment.is_code)
+            .map(|segment| segment.address..segment.address.saturating_add(segment.file.end - segment.file.start));
+        ranges.find(|range| range.contains(&address))
+    }
+
     /// Where in the file an address range lies, as far as it does.
-    fn file_range(&self, range: Range<u64>) -> Option<Range<u64>> {
+    pub(super) fn file_range(&self, range: Range<u64>) -> Option<Range<u64>> {
         self.segments.iter().filter(|segment| segment.is_code).find_map(|segment| {
             let offset = range.start.checked_sub(segment.address)?;
             let start = segment.file.start.checked_add(offset).filter(|&start| start < segment.file.end)?;
