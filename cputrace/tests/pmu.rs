@@ -20,8 +20,8 @@ use cputrace::pmu::device::Root;
 use cputrace::pmu::event::{Catalog, Encoded, Event, encode, instances, resolve};
 use cputrace::pmu::format::Config;
 use cputrace::pmu::perf::Perf;
-use cputrace::pmu::report;
 use cputrace::pmu::source::{CounterSource, Request, Scope, burn};
+use cputrace::pmu::{report, selftest};
 use pmu::fake::{Machine, put};
 use support::{require, skip_unless};
 
@@ -233,6 +233,18 @@ fn nothing_there() {
     assert!(report::list(&survey).contains("[no_perf_events]"));
 }
 
+/// The self-test tries every event that is usable, and finds an interrupt that never comes.
+#[test]
+fn self_test_of_other_machines() {
+    // A sum of events would take long: only what every Linux has, and a PMU that does not interrupt.
+    let guest = Machine { dead: Some("interrupts"), ..Machine::guest("guest", 0x19, 0x01, 4) };
+    let outcome = selftest::run(&guest.survey(), &pmu::fake::Kernel { machine: guest });
+    let catalog = Catalog::of(Some(Generation::Zen3));
+    let events = catalog.events().iter().filter(|event| ["cpu", "software", "msr"].contains(&event.pmu));
+    assert_eq!((outcome.counted, outcome.zero, outcome.wrong), (events.count(), 0, 1), "{}", outcome.text);
+    assert!(outcome.text.contains("WRONG cycles: it counts but its interrupt never came"), "{}", outcome.text);
+}
+
 /// Counters at work on machines that are not here: what counts has numbers, what never ran has none and a reason.
 #[test]
 fn counting_on_other_machines() {
@@ -360,6 +372,17 @@ fn counts_time_stamps() {
         assert!(ticks + 100_000 > inside && ticks < outside + 100_000, "{inside} <= {ticks} <= {outside}");
     }
     assert_eq!(after.running_ns, after.enabled_ns);
+}
+
+/// The self-test on this very machine: whatever is usable counts, and the clock interrupts.
+#[test]
+#[ignore = "needs root"]
+fn self_test() {
+    let output = Command::new(env!("CARGO_BIN_EXE_cputrace")).args(["pmu", "selftest"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("ok    task-clock interrupts"), "{text}");
+    assert!(text.contains("ok    minor-faults <= page-faults"), "{text}");
 }
 
 /// What the kernel refuses, to root and to a plain user: each answer becomes the right reason.

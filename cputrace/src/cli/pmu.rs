@@ -8,8 +8,8 @@ use anyhow::bail;
 use crate::pmu::cpu::{Generation, PerfMonV2};
 use crate::pmu::device::Root;
 use crate::pmu::perf::Perf;
-use crate::pmu::report;
 use crate::pmu::survey::Survey;
+use crate::pmu::{report, selftest};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -28,6 +28,8 @@ enum Command {
         #[arg(long, value_name = "1-6", requires = "events", value_parser = clap::value_parser!(u32).range(1..=6))]
         zen: Option<u32>,
     },
+    /// Count every event alone under load, and check what bounds what: for the first hour on a machine
+    Selftest,
     /// Say what an event or a metric means, and how it is encoded on each generation
     Explain {
         /// A name, cpu/event=0xc0,umask=0x1/, r00c0, or sched:sched_switch
@@ -45,6 +47,11 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             report::events(asked.or_else(|| survey().generation()))
         }
         Command::List { events: false, .. } => report::list(&survey()),
+        Command::Selftest => {
+            let outcome = selftest::run(&survey(), &Perf);
+            let _ = io::stdout().write_all(outcome.text.as_bytes());
+            return Ok(if outcome.wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
         Command::Explain { name } => match report::explain(name, &survey(), &root) {
             Some(text) => text,
             None => bail!(

@@ -8,7 +8,7 @@
 //! - [`reading`]: what counters say, scaled by the share of the time that they ran.
 //! - [`source`]: where counts come from; [`perf`] is the kernel.
 //! - [`reason`]: why a number was not counted. A number without a count is "no data", never 0.
-//! - [`survey`]: what this machine can count, tried; [`report`] tells it.
+//! - [`survey`]: what this machine can count, tried; [`report`] tells it; [`selftest`] tries every event.
 //!
 //! - [`counting`]: counters at work, for as long as a recording lasts.
 //!
@@ -26,5 +26,6 @@ pub mod plan;
 pub mod reading;
 pub mod reason;
 pub mod report;
+pub mod selftest;
 pub mod source;
 pub mod survey;

@@ -4,14 +4,15 @@
 //! events and exclusions are set here.
 
 use std::io;
+use std::time::Duration;
 
 use perf_event::events::Event;
 use perf_event::{Builder, Counter, ReadFormat};
-use perf_event_open_sys::bindings::perf_event_attr;
+use perf_event_open_sys::bindings::{PERF_RECORD_SAMPLE, perf_event_attr};
 
 use super::event::{Encoded, is_of_host};
 use super::reading::Reading;
-use super::source::{CounterSource, Group, OpenError, ReadError, Request, Scope};
+use super::source::{CounterSource, Group, OpenError, ReadError, Request, Scope, burn};
 
 /// The kernel.
 #[derive(Clone, Copy, Debug, Default)]
@@ -80,7 +81,25 @@ impl CounterSource for Perf {
             Ok(Box::new(PerfGroup { members }))
         }
     }
+
+    fn interrupts(&self, event: &Encoded, period: u64) -> Result<u64, OpenError> {
+        let refused = |error| OpenError { member: 0, errno: errno(&error) };
+        let mut builder = builder(event, true);
+        let counter = builder.observe_self().any_cpu().sample_period(period).build().map_err(refused)?;
+        let mut sampler = counter.sampled(PAGES).map_err(refused)?;
+        sampler.enable().map_err(refused)?;
+        burn(Duration::from_millis(50));
+        sampler.disable().map_err(refused)?;
+        let mut samples = 0;
+        while let Some(record) = sampler.next_record() {
+            samples += u64::from(record.ty() == PERF_RECORD_SAMPLE);
+        }
+        Ok(samples)
+    }
 }
+
+/// Pages of the buffer for samples that are only counted, beside its header's.
+const PAGES: usize = 16;
 
 impl Group for PerfGroup {
     fn enable(&mut self) -> Result<(), ReadError> {
@@ -91,7 +110,7 @@ impl Group for PerfGroup {
     fn read(&mut self) -> Result<Reading, ReadError> {
         let leader = self.members.first_mut().ok_or(ReadError(libc::EBADF))?;
         let data = leader.read_group().map_err(|error| ReadError(errno(&error)))?;
-        let ns = |time: Option<std::time::Duration>| time.map_or(0, |time| time.as_nanos() as u64);
+        let ns = |time: Option<Duration>| time.map_or(0, |time| time.as_nanos() as u64);
         let values = self.members.iter().map(|member| data.get(member).map(|entry| entry.value()));
         Ok(Reading {
             enabled_ns: ns(data.time_enabled()),

@@ -60,6 +60,8 @@ pub trait Group {
 pub trait CounterSource {
     /// Opens a group; it does not count yet.
     fn open(&self, request: Request<'_>) -> Result<Box<dyn Group>, OpenError>;
+    /// How many samples come, of this thread in user mode and one every `period` events, while there is work.
+    fn interrupts(&self, event: &Encoded, period: u64) -> Result<u64, OpenError>;
 }
 
 /// Work that every counter should see: arithmetic, branches, and reads over more memory than caches hold, until this
@@ -70,8 +72,10 @@ pub fn burn(cpu_time: Duration) {
     let mut memory = vec![1_u64; 4 << 20];
     let mut at = 1_usize;
     // A machine that gives this thread no time must not keep it here.
+    let mut float = 1.0_f64;
     while thread_time() < before + cpu_time && start.elapsed() < cpu_time * 100 {
         for _ in 0..4096 {
+            float = (float * 1.000_1 + 0.5) / 1.5;
             at = at.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let index = (at >> 33) % memory.len();
             if at & 1 << 40 == 0 {
@@ -81,7 +85,7 @@ pub fn burn(cpu_time: Duration) {
             }
         }
     }
-    std::hint::black_box(memory);
+    std::hint::black_box((memory, float));
 }
 
 /// CPU time of this thread.

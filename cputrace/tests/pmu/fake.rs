@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use cputrace::pmu::cpu::PerfMonV2;
 use cputrace::pmu::device::Root;
+use cputrace::pmu::event::Encoded;
 use cputrace::pmu::reading::Reading;
 use cputrace::pmu::source::{CounterSource, Group, OpenError, ReadError, Request, Scope};
 use cputrace::pmu::survey::Survey;
@@ -208,6 +209,10 @@ impl CounterSource for Kernel {
         let counts = dead != Some(pmu);
         let reads = Rc::new(Cell::new(0));
         Ok(Box::new(FakeGroup { members: events.len(), runs, counts, reads }))
+    }
+
+    fn interrupts(&self, event: &Encoded, _period: u64) -> Result<u64, OpenError> {
+        Ok(u64::from(self.machine.dead != Some("interrupts") || event.pmu != "cpu"))
     }
 }
 
