@@ -59,6 +59,8 @@ pub mod kind {
     /// The thread waits still; its name is not known, and instead of user frames there are [`REGISTERS`](super::REGISTERS)
     /// words: its registers by their DWARF numbers, then its program counter.
     pub const OPEN_WAIT: u32 = 3;
+    /// An event that is not the clock's happened in the thread.
+    pub const EVENT: u32 = 4;
 }
 
 /// How the unwinding of a user stack ended.

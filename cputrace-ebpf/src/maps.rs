@@ -31,6 +31,10 @@ pub(crate) static SAMPLES: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
 #[map]
 pub(crate) static STATS: PerCpuArray<Stats> = PerCpuArray::with_max_entries(1, 0);
 
+/// What happened to each overflow of the event that is sampled beside the clock, a set a CPU.
+#[map]
+pub(crate) static EVENT_STATS: PerCpuArray<Stats> = PerCpuArray::with_max_entries(1, 0);
+
 /// The last tick of each CPU that hit a target.
 #[map]
 pub(crate) static LAST_TICK: PerCpuArray<LastTick> = PerCpuArray::with_max_entries(1, 0);

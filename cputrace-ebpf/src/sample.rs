@@ -54,7 +54,28 @@ pub(crate) fn emit(ctx: &PerfEventContext, records: &PerCpuArray<Record>) {
         // SAFETY: this CPU's element, as above.
         stats.missed += unsafe { &mut *last }.missed_before(task.tid, now_ns);
     }
-    *take(ctx, records, task, now_ns).counter(stats) += 1;
+    *take(ctx, records, task, now_ns, kind::ON_CPU).counter(stats) += 1;
+}
+
+/// The same of an event that is not the clock: it comes as often as it happens, so that none can be missed by time.
+#[inline(always)]
+pub(crate) fn emit_event(ctx: &PerfEventContext, records: &PerCpuArray<Record>) {
+    let Some(stats) = maps::EVENT_STATS.get_ptr_mut(0) else { return };
+    // SAFETY: this CPU's element, and no program that interrupts this one writes to it.
+    let stats = unsafe { &mut *stats };
+    stats.ticks += 1;
+    let task = current();
+    if task.tid == 0 {
+        stats.idle += 1;
+        return;
+    }
+    if !filter::is_target(task.tgid) {
+        stats.filtered += 1;
+        return;
+    }
+    // SAFETY: a helper without arguments.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    *take(ctx, records, task, now_ns, kind::EVENT).counter(stats) += 1;
 }
 
 #[derive(Clone, Copy)]
@@ -83,9 +104,9 @@ impl Fate {
 
 /// Puts the sample of a tick together and sends it.
 #[inline(always)]
-fn take(ctx: &PerfEventContext, records: &PerCpuArray<Record>, task: Task, now_ns: u64) -> Fate {
+fn take(ctx: &PerfEventContext, records: &PerCpuArray<Record>, task: Task, now_ns: u64, kind: u32) -> Fate {
     with_record(records, task, now_ns, |record| {
-        record.header.kind = kind::ON_CPU;
+        record.header.kind = kind;
         stack::take(ctx, record);
     })
 }

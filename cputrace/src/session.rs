@@ -15,12 +15,10 @@ use crate::code::CodeFinder;
 use crate::collect::{Batch, Event, Observation};
 use crate::ebpf::{Filter, Waits};
 use crate::model::{
-    Ledger, LossReason, MappingId, MetricValue, Overhead, Profile, ProgramCost, Recording, Sampling, SchedulerLedger,
-    Target, ThreadTime, Tier, Timeline, UnknownReason, Unwinding,
+    EventSampling, Ledger, LossReason, MappingId, MetricValue, Overhead, Profile, ProgramCost, Recording, Sampling,
+    SchedulerLedger, Target, ThreadTime, Tier, Timeline, UnknownReason, Unwinding,
 };
 use crate::pmu::counting::Counting;
-use crate::pmu::cpu::PerfMonV2;
-use crate::pmu::device::Root;
 use crate::pmu::perf::Perf;
 use crate::pmu::reason::Reason;
 use crate::pmu::survey::Survey;
@@ -28,7 +26,8 @@ use crate::process::command::{CommandError, HeldCommand};
 use crate::process::target::{self, Selection, TargetError};
 use crate::process::timeline::Timelines;
 use crate::process::{Change, Mappings, host};
-use crate::source::on_cpu;
+use crate::source::event::{EventClock, EventClockError};
+use crate::source::{event, on_cpu};
 use crate::symbolize::{Code, symbolize};
 use crate::tier::{self, Sampler, Scope, TierError};
 use crate::unwind::UnwindStats;
@@ -72,6 +71,10 @@ pub struct Options {
     pub wait_rules: String,
     /// The sets of metrics to count beside the samples; empty for none.
     pub pmu: Vec<String>,
+    /// An event to sample beside the clock, as a user writes it.
+    pub event: Option<String>,
+    /// Events that each of its samples stands for; `None`: what suits the event.
+    pub event_period: Option<u64>,
 }
 
 /// How far a recording is: what the live terminal shows.
@@ -127,6 +130,9 @@ pub enum SessionError {
     /// The command does not run.
     #[error(transparent)]
     Command(#[from] CommandError),
+    /// The event to sample cannot be sampled.
+    #[error(transparent)]
+    Event(#[from] EventClockError),
     /// The rules for the reasons of waits are wrong.
     #[error(transparent)]
     WaitRules(#[from] RuleError),
@@ -177,6 +183,7 @@ struct Session<'a> {
     busy: HashMap<u32, u64>,
     counting: Option<Counting>,
     metrics: Vec<MetricValue>,
+    event: Option<EventSampling>,
 }
 
 impl<'a> Session<'a> {
@@ -192,12 +199,25 @@ impl<'a> Session<'a> {
         let unwind_kb = options.unwind_kb;
         let (accounting, waits) = (options.accounting, options.waits);
         let reasons = WaitReasons::new(&options.wait_rules)?;
-        let scope = Scope { filter, pids: &pids, frequency: options.frequency, unwind_kb, accounting, waits };
-        let (mut sampler, notes) = tier::start(options.tier, &scope)?;
+        let event = options.event.as_ref().map(|name| EventClock::open(name, options.event_period)).transpose()?;
+        let mut sampling = event.as_ref().map(EventClock::sampling);
+        let frequency = options.frequency;
+        let scope = Scope { filter, pids: &pids, frequency, unwind_kb, accounting, waits, event: event.is_some() };
+        let (mut sampler, mut notes) = tier::start(options.tier, &scope)?;
+        if let Some(event) = event
+            && let Err(error) = sampler.sample_event(event)
+        {
+            notes.push(error.to_string());
+            sampling = None;
+        }
         sampler.prepare(&pids);
         let counting = (!options.pmu.is_empty()).then(|| counting(options, selection, &pids));
         let mut profile = Profile::new();
         let source = on_cpu::source(&mut profile, options.frequency);
+        let mut aggregator = Aggregator::new(profile, source, monotonic_ns(), options.timeline);
+        if let Some(sampling) = &sampling {
+            aggregator.add_event_source(|profile| event::source(profile, sampling));
+        }
         Ok(Self {
             options,
             sampler,
@@ -207,7 +227,7 @@ impl<'a> Session<'a> {
             suspects: Vec::new(),
             batch: Batch::default(),
             mappings: Mappings::default(),
-            aggregator: Aggregator::new(profile, source, monotonic_ns(), options.timeline),
+            aggregator,
             reasons,
             timelines: Timelines::new(),
             ledger: Ledger::default(),
@@ -220,6 +240,7 @@ impl<'a> Session<'a> {
             busy: HashMap::new(),
             counting,
             metrics: Vec::new(),
+            event: sampling,
         })
     }
 
@@ -313,6 +334,12 @@ impl<'a> Session<'a> {
                     self.aggregator.add(*time_ns, sample, sample.frames(frames), &mut self.mappings);
                     match sample.what {
                         Observation::OnCpu => {}
+                        Observation::Event => {
+                            if let Some(event) = &mut self.event {
+                                event.kept += 1;
+                            }
+                            continue;
+                        }
                         Observation::Wake { .. } => continue,
                         Observation::Wait { .. } => {
                             *self.ledger.wait_stacks.entry(sample.end).or_default() += 1;
@@ -412,6 +439,7 @@ impl<'a> Session<'a> {
     /// Looks up names and puts the recording together.
     fn finish(mut self, stop: &Receiver<Stop>) -> Recording {
         let sampling = self.close_ledger();
+        self.close_event();
         let overhead = self.overhead();
         let unwinding = self.sampler.unwinding().map(unwinding);
         let Aggregate { mut profile, waits, objects } = self.aggregator.finish();
@@ -455,7 +483,26 @@ impl<'a> Session<'a> {
             overhead,
             unwinding,
             pmu,
+            event: self.event,
             notes: self.notes,
+        }
+    }
+
+    /// Enters what became of the event's samples.
+    fn close_event(&mut self) {
+        let Some(sampling) = &mut self.event else { return };
+        match self.sampler.event_ticks() {
+            Ok(Some(tier::Ticks { clock: _, expected, seen, idle, filtered, lost })) => {
+                (sampling.expected, sampling.seen, sampling.idle, sampling.filtered) = (expected, seen, idle, filtered);
+                sampling.lost = lost;
+            }
+            Ok(None) => {}
+            Err(error) => {
+                self.notes.push(format!("what became of the samples by {} is not known: {error}", sampling.name));
+            }
+        }
+        if sampling.expected > 0 && sampling.seen == 0 {
+            self.notes.push(format!("no sample by {} came: {}", sampling.name, Reason::NoInterrupt));
         }
     }
 
@@ -501,9 +548,8 @@ impl<'a> Session<'a> {
 
 /// Opens counters for the targets; they do not count yet.
 fn counting(options: &Options, selection: Selection, pids: &[u32]) -> Counting {
-    let survey = Survey::take(&Root::new("/"), PerfMonV2::of_this_cpu(), &Perf);
     let sets: Vec<_> = options.pmu.iter().map(String::as_str).collect();
-    let mut counting = Counting::new(survey, Box::new(Perf), &sets, options.follow_children);
+    let mut counting = Counting::new(Survey::here(), Box::new(Perf), &sets, options.follow_children);
     match selection {
         Selection::Processes => pids.iter().for_each(|&pid| counting.add_process(pid, &target::threads(pid))),
         Selection::All => counting.add_host(),

@@ -5,6 +5,7 @@
 
 mod pmu {
     pub(crate) mod fake;
+    mod record;
 }
 mod support;
 
@@ -430,65 +431,4 @@ fn errno_matrix() {
     }
     let root = list(&[program]);
     assert!(root.contains("software  works\n") && root.contains("msr       works"), "{root}");
-}
-
-/// A program that touches fresh pages, 20 times 1,000 of them.
-fn toucher(folder: &Path) -> std::path::PathBuf {
-    let (source, program) = (folder.join("touch.c"), folder.join("touch"));
-    let text = "#include <sys/mman.h>\n#include <unistd.h>\nint main(void) {\n\
-                for (int round = 0; round < 20; round++) {\n\
-                char *pages = mmap(0, 4096 * 1000, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);\n\
-                madvise(pages, 4096 * 1000, MADV_NOHUGEPAGE);\n\
-                for (int page = 0; page < 1000; page++) pages[page * 4096] = 1;\n\
-                munmap(pages, 4096 * 1000); usleep(1000);\n}\nreturn 0;\n}\n";
-    std::fs::write(&source, text).unwrap();
-    assert!(Command::new("cc").arg("-o").args([&program, &source]).status().unwrap().success());
-    program
-}
-
-/// `record --pmu` counts a command and its children, to the page, and says in one sentence what it could not count.
-#[test]
-#[ignore = "needs root"]
-fn records_counters() {
-    if !require("cc") {
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let program = toucher(folder.path());
-    let both = format!("{0} & {0}; wait", program.display());
-    let trace = folder.path().join("trace.json");
-    let output = Command::new(env!("CARGO_BIN_EXE_cputrace"))
-        .args(["record", "--pmu-metrics", "software,base,tsc", "-o"])
-        .arg(&trace)
-        .args(["--", "sh", "-c", &both])
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{text}");
-    let trace: serde_json::Value = serde_json::from_slice(&std::fs::read(trace).unwrap()).unwrap();
-    let scopes = trace["pmu"]["scopes"].as_array().unwrap();
-    let scope = |subject: &str| scopes.iter().find(|scope| scope["subject"] == subject).unwrap();
-    let count = |subject: &str, event: &str| {
-        let counts = scope(subject)["counts"].as_array().unwrap();
-        let count = counts.iter().find(|count| count["event"] == event).unwrap();
-        assert_eq!(count["coverage"], 1.0);
-        count["value"].as_u64().unwrap()
-    };
-    // Both children's, beside those of three programs being started.
-    let faults = count("targets", "page-faults");
-    assert!((40_000..44_000).contains(&faults), "{faults} page faults: {text}");
-    assert_eq!(count("process", "page-faults"), faults);
-    // Each of them sleeps 20 times.
-    assert!(count("targets", "context-switches") >= 40);
-    assert!(count("host", "tsc") > 0);
-    if !Root::new("/").has("sys/bus/event_source/devices/cpu") {
-        let missing = trace["pmu"]["missing"].as_array().unwrap();
-        assert_eq!(missing.len(), 1, "one sentence: {missing:?}");
-        let metrics = missing[0]["metrics"].as_array().unwrap();
-        assert!(metrics.iter().any(|metric| metric == "ipc"));
-        assert!(missing[0]["reason"].as_str().unwrap().starts_with("no hardware counters: "), "{missing:?}");
-        assert!(text.contains("counters  no data for ipc"), "{text}");
-        let all = serde_json::to_string(&trace["pmu"]["scopes"]).unwrap();
-        assert!(!all.contains("ipc") && !all.contains("cycles\",\"unit\":\"cycles"), "nothing is made up: {all}");
-    }
 }

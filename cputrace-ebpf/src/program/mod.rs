@@ -1,5 +1,6 @@
 //! Entry points, one file an area. Userspace finds them by function name.
 
 mod on_cpu;
+mod on_event;
 mod sched;
 mod task;

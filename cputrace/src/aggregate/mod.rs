@@ -30,7 +30,8 @@ pub struct Aggregator {
     wakes: Wakes,
     times: bool,
     source: SourceId,
-    period_ns: u64,
+    /// Of the event that is sampled beside the clock.
+    event: Option<SourceId>,
     start_ns: u64,
     mapping_ids: HashMap<ObjectId, MappingId, FxBuildHasher>,
     objects: HashMap<MappingId, ObjectId, FxBuildHasher>,
@@ -40,18 +41,22 @@ impl Aggregator {
     /// A window that starts at `start_ns` (CLOCK_MONOTONIC); each sample of `source` is worth its period. `times` says
     /// whether the time of each sample and wait is kept besides the sums.
     pub fn new(profile: Profile, source: SourceId, start_ns: u64, times: bool) -> Self {
-        let period_ns = profile.sources()[source.index()].period;
         Self {
             profile,
             waits: Waits::new(times),
             times,
             wakes: Wakes::default(),
             source,
-            period_ns,
+            event: None,
             start_ns,
             mapping_ids: HashMap::default(),
             objects: HashMap::default(),
         }
+    }
+
+    /// Samples of an event come too; each is worth the period of this source.
+    pub fn add_event_source(&mut self, of: impl FnOnce(&mut Profile) -> SourceId) {
+        self.event = Some(of(&mut self.profile));
     }
 
     /// Moves the window's start.
@@ -63,10 +68,12 @@ impl Aggregator {
     pub fn add(&mut self, time_ns: u64, sample: &RawSample, frames: Frames<'_>, mappings: &mut Mappings) {
         let stack = self.stack(sample.pid, frames, mappings);
         match sample.what {
-            Observation::OnCpu => {
+            Observation::OnCpu | Observation::Event => {
+                let source = self.event.filter(|_| sample.what == Observation::Event).unwrap_or(self.source);
                 let thread = self.thread(sample, mappings);
-                let event = Event { at_ns: time_ns.saturating_sub(self.start_ns), value: self.period_ns };
-                self.profile.add((thread, self.source, stack), 1, self.period_ns, self.times.then_some(event));
+                let value = self.profile.sources()[source.index()].period;
+                let event = Event { at_ns: time_ns.saturating_sub(self.start_ns), value };
+                self.profile.add((thread, source, stack), 1, value, self.times.then_some(event));
             }
             // The waker may be of no target: no row of its own.
             Observation::Wake { woken_tid, blocked_ns } => {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::model::{CounterScope, CounterSubject, Counters, MetricValue};
+use crate::model::{CounterScope, CounterSubject, Counters, EventSampling, MetricValue};
 
 /// Processes that are listed.
 const TOP_PROCESSES: usize = 5;
@@ -45,6 +45,23 @@ pub(super) fn write(out: &mut String, counters: &Counters, width: usize) -> std:
         )?;
     }
     Ok(())
+}
+
+/// What became of the samples by an event.
+pub(super) fn write_event(out: &mut String, event: &EventSampling) -> std::fmt::Result {
+    let EventSampling { name, period, kept, idle, filtered, lost, .. } = event;
+    let every = if *period == 1 { "each".to_owned() } else { format!("one of {}", grouped(*period)) };
+    write!(out, "event     {name}, {every} sampled: {} samples kept", grouped(*kept))?;
+    let all_lost: u64 = lost.values().sum();
+    for (reason, count) in lost.iter().filter(|(_, count)| **count > 0) {
+        write!(out, " + {} lost ({})", grouped(*count), reason.name().replace('_', " "))?;
+    }
+    write!(out, "{}", if all_lost == 0 { ", none lost" } else { ": raise --event-period" })?;
+    write!(out, "; {} of others", grouped(idle + filtered))?;
+    match event.missed() {
+        0 => writeln!(out),
+        missed => writeln!(out, ", {} never came (most while a CPU was idle)", grouped(missed)),
+    }
 }
 
 /// A metric; the rate of an event behind its total.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::bail;
 
-use crate::pmu::cpu::{Generation, PerfMonV2};
+use crate::pmu::cpu::Generation;
 use crate::pmu::device::Root;
 use crate::pmu::perf::Perf;
 use crate::pmu::survey::Survey;
@@ -40,19 +40,18 @@ enum Command {
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let root = Root::new("/");
-    let survey = || Survey::take(&root, PerfMonV2::of_this_cpu(), &Perf);
     let text = match &args.command {
         Command::List { events: true, zen } => {
             let asked = zen.and_then(|zen| Generation::ALL.iter().copied().find(|known| known.number() == zen));
-            report::events(asked.or_else(|| survey().generation()))
+            report::events(asked.or_else(|| Survey::here().generation()))
         }
-        Command::List { events: false, .. } => report::list(&survey()),
+        Command::List { events: false, .. } => report::list(&Survey::here()),
         Command::Selftest => {
-            let outcome = selftest::run(&survey(), &Perf);
+            let outcome = selftest::run(&Survey::here(), &Perf);
             let _ = io::stdout().write_all(outcome.text.as_bytes());
             return Ok(if outcome.wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
-        Command::Explain { name } => match report::explain(name, &survey(), &root) {
+        Command::Explain { name } => match report::explain(name, &Survey::here(), &root) {
             Some(text) => text,
             None => bail!(
                 "nothing is known of {name:?}: `cputrace pmu list` shows the metrics, `cputrace pmu list --events` the events"

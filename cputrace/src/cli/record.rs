@@ -94,6 +94,13 @@ pub(super) struct Args {
     pmu: bool,
     #[arg(long, value_name = "SET,…", value_delimiter = ',', value_parser = metric::sets(), help = sets_help())]
     pmu_metrics: Vec<String>,
+    /// Sample where this event happens, beside the clock: page-faults, context-switches, l2-misses, cpu/event=0xc3/, r00c3 …
+    /// (see `cputrace pmu list --events`); flame.event.svg shows it
+    #[arg(long, value_name = "EVENT")]
+    event: Option<String>,
+    /// Events that each sample by --event stands for [default: 1 of the kernel's, else what suits the event]
+    #[arg(long, value_name = "COUNT", requires = "event", value_parser = clap::value_parser!(u64).range(1..))]
+    event_period: Option<u64>,
     /// Do not record the children that the targets start
     #[arg(long)]
     no_children: bool,
@@ -140,14 +147,27 @@ impl Args {
             wait_rules,
             timeline: !self.no_timeline,
             pmu,
+            event: self.event.clone(),
+            event_period: self.event_period,
         })
     }
 
     fn outputs(&self) -> anyhow::Result<Vec<Output>> {
         let outputs = self.output.outputs(Path::new("trace.json"), true)?;
-        let refused = outputs.iter().find(|(_, format)| self.no_sched && format.view.aspect != Aspect::OnCpu);
-        if let Some((path, format)) = refused {
-            anyhow::bail!("{} cannot show {}: leave out --no-sched", path.display(), format.view.aspect.title());
+        for (path, format) in &outputs {
+            let aspect = format.view.aspect;
+            let of_time = !matches!(aspect, Aspect::OnCpu | Aspect::Event);
+            anyhow::ensure!(
+                !of_time || !self.no_sched,
+                "{} cannot show {}: leave out --no-sched",
+                path.display(),
+                aspect.title()
+            );
+            anyhow::ensure!(
+                aspect != Aspect::Event || self.event.is_some(),
+                "{} cannot show events: name one with --event",
+                path.display()
+            );
         }
         Ok(outputs)
     }

@@ -51,6 +51,9 @@ fn write_summary(
     if sampling.tier != Tier::Proc {
         write_ledger(out, recording)?;
     }
+    if let Some(event) = &recording.event {
+        super::counters::write_event(out, event)?;
+    }
     if let Some(pmu) = &recording.pmu {
         super::counters::write(out, pmu, width)?;
     }

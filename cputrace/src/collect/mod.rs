@@ -47,6 +47,8 @@ pub enum Observation {
         /// How long then for a CPU.
         queued_ns: u64,
     },
+    /// The event happened in it that is sampled beside the clock.
+    Event,
     /// With this stack it wakes another thread, which waits.
     Wake {
         /// That thread.

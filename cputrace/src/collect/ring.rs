@@ -62,6 +62,7 @@ fn observation(header: &SampleHeader) -> Option<Observation> {
     let off_cpu = || OffCpuState::ALL.get(state.checked_sub(state::BLOCKED)? as usize).copied();
     Some(match kind {
         kind::ON_CPU => Observation::OnCpu,
+        kind::EVENT => Observation::Event,
         kind::WAIT | kind::OPEN_WAIT => Observation::Wait { state: off_cpu(), blocked_ns, queued_ns },
         kind::WAKE => Observation::Wake { woken_tid, blocked_ns },
         _ => return None,

@@ -28,6 +28,9 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("CPUTRACE_BPF_OBJECT"));
 /// The ring buffer of ended threads: a tenth of a second of 30,000 ends a second.
 const ENDS_BYTES: u32 = 1 << 20;
 
+/// The program that samples an event beside the clock.
+const ON_EVENT: &str = "on_event";
+
 /// The tracepoint at a switch's end: Linux 6.15.
 const SCHED_EXIT: &str = "sched_exit_tp";
 
@@ -108,6 +111,8 @@ pub struct Config {
     pub accounting: bool,
     /// With the account: the waits that are sent with their stacks; `None`: none are.
     pub waits: Option<Waits>,
+    /// Whether an event is sampled beside the clock.
+    pub event: bool,
 }
 
 /// Which waits are sent with their stacks.
@@ -143,6 +148,7 @@ pub struct Object {
     ebpf: Ebpf,
     targets: HashMap<MapData, u32, u32>,
     stats: PerCpuArray<MapData, Stats>,
+    event_stats: PerCpuArray<MapData, Stats>,
     ring: RingBuf<MapData>,
     unwind: Option<UnwindMaps>,
     sched: Option<SchedMaps>,
@@ -222,8 +228,10 @@ impl Object {
             .map_max_entries("THREAD_ENDS", if accounts { ENDS_BYTES } else { 4096 })
             .load(OBJECT)
             .map_err(EbpfError::Load)?;
-        let program: &mut PerfEvent = typed(&mut ebpf, "on_cpu")?;
-        program.load().map_err(|source| EbpfError::Program { program: "on_cpu", source })?;
+        for name in ["on_cpu"].into_iter().chain(config.event.then_some(ON_EVENT)) {
+            let program: &mut PerfEvent = typed(&mut ebpf, name)?;
+            program.load().map_err(|source| EbpfError::Program { program: name, source })?;
+        }
         let mut task_programs = vec![("process_exec", "sched_process_exec"), ("process_exit", "sched_process_exit")];
         if offsets_known {
             task_programs.push(("process_fork", "sched_process_fork"));
@@ -235,6 +243,7 @@ impl Object {
         }
         let targets = take_map(&mut ebpf, "TARGETS")?;
         let stats = take_map(&mut ebpf, "STATS")?;
+        let event_stats = take_map(&mut ebpf, "EVENT_STATS")?;
         let ring = take_map(&mut ebpf, "SAMPLES")?;
         let run_time_stats = aya::sys::enable_stats(aya::sys::Stats::RunTime).ok();
         let unwind = Some(UnwindMaps::take(&mut ebpf)?);
@@ -254,7 +263,7 @@ impl Object {
                 sched = Some(SchedMaps::take(&mut ebpf, places)?);
             }
         }
-        Ok(Self { ebpf, targets, stats, ring, unwind, sched, wait_hook, run_time_stats, notes })
+        Ok(Self { ebpf, targets, stats, event_stats, ring, unwind, sched, wait_hook, run_time_stats, notes })
     }
 
     /// What is off on this kernel, one sentence each.
@@ -264,9 +273,17 @@ impl Object {
 
     /// The sampling program, to be attached to perf events.
     pub fn on_cpu(&self) -> Result<BorrowedFd<'_>, EbpfError> {
-        let missing = EbpfError::Missing("program on_cpu");
-        let Some(Program::PerfEvent(program)) = self.ebpf.program("on_cpu") else { return Err(missing) };
-        program.fd().map(AsFd::as_fd).map_err(|source| EbpfError::Program { program: "on_cpu", source })
+        self.perf_program("on_cpu")
+    }
+
+    /// The program to run at each overflow of the event beside it.
+    pub fn on_event(&self) -> Result<BorrowedFd<'_>, EbpfError> {
+        self.perf_program(ON_EVENT)
+    }
+
+    fn perf_program(&self, name: &'static str) -> Result<BorrowedFd<'_>, EbpfError> {
+        let Some(Program::PerfEvent(program)) = self.ebpf.program(name) else { return Err(EbpfError::Missing(name)) };
+        program.fd().map(AsFd::as_fd).map_err(|source| EbpfError::Program { program: name, source })
     }
 
     /// The ring buffer that samples arrive in.
@@ -323,6 +340,12 @@ impl Object {
     /// The counters of each CPU (index: CPU number; CPUs that cannot exist have zeros).
     pub fn stats(&self) -> Result<Vec<Stats>, EbpfError> {
         let values = self.stats.get(&0, 0).map_err(|source| EbpfError::Map { map: "STATS", source })?;
+        Ok(values.to_vec())
+    }
+
+    /// What happened to each overflow of the event beside the clock, a set a CPU.
+    pub fn event_stats(&self) -> Result<Vec<Stats>, EbpfError> {
+        let values = self.event_stats.get(&0, 0).map_err(|source| EbpfError::Map { map: "EVENT_STATS", source })?;
         Ok(values.to_vec())
     }
 

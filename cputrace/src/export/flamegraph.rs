@@ -57,10 +57,18 @@ fn title(recording: &Recording, view: View) -> String {
         Target::Command(words) => words.join(" "),
     };
     let names: Vec<_> = recording.targets.iter().map(name).collect();
-    format!("{} of {}", view.aspect.title(), names.join(", "))
+    let what = match (&recording.event, view.aspect) {
+        (Some(event), Aspect::Event) => &event.name,
+        (_, aspect) => aspect.title(),
+    };
+    format!("{what} of {}", names.join(", "))
 }
 
 fn subtitle(recording: &Recording, view: View) -> String {
+    if let (Some(event), Aspect::Event) = (&recording.event, view.aspect) {
+        let seconds = recording.duration.as_secs_f64();
+        return format!("{} samples in {seconds:.1} s, each of {} {}", event.kept, event.period, event.name);
+    }
     if view.aspect != Aspect::OnCpu {
         let threads = recording.threads.len();
         return format!("{threads} threads in {:.1} s", recording.duration.as_secs_f64());

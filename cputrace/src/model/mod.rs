@@ -7,10 +7,12 @@
 //! - [`wait`]: waits on their way to samples.
 //! - [`view`]: one way to look at a recording: time on the CPU, off it, or all of it.
 //! - [`counters`]: what counters counted beside the samples.
+//! - [`event_sampling`]: samples by an event beside the clock.
 //! - [`ledger`]: what was expected, kept and lost.
 //! - [`recording`]: all of it, with the facts about host, targets and sampling.
 
 pub mod counters;
+pub mod event_sampling;
 pub mod ledger;
 pub mod profile;
 pub mod recording;
@@ -20,6 +22,7 @@ pub mod view;
 pub mod wait;
 
 pub use counters::{Count, CounterScope, CounterSubject, Counters, MetricValue, MissingMetrics};
+pub use event_sampling::EventSampling;
 pub use ledger::{Ledger, LossReason, StackEnd};
 pub use profile::{
     BuildId, ElfAddr, Event, Function, FunctionId, Line, Location, LocationId, Mapping, MappingId, MappingKind,

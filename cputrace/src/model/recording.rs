@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::{Counters, Ledger, Profile, SchedulerLedger, ThreadTime, Timeline};
+use super::{Counters, EventSampling, Ledger, Profile, SchedulerLedger, ThreadTime, Timeline};
 
 /// The machine.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -170,6 +170,8 @@ pub struct Recording {
     pub unwinding: Option<Unwinding>,
     /// What counters counted; `None` where it was not asked for.
     pub pmu: Option<Counters>,
+    /// The samples by an event beside the clock; `None` where none was asked for.
+    pub event: Option<EventSampling>,
     /// Each feature that was off, in one sentence with the fact and the fix.
     pub notes: Vec<String>,
 }

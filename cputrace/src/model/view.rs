@@ -24,13 +24,15 @@ pub enum Aspect {
     Wakers,
     /// All of the threads' time.
     Wall,
+    /// Where the event happened that was sampled beside the clock.
+    Event,
 }
 
 impl Aspect {
     /// All of them.
-    pub const ALL: &[Self] = &[Self::OnCpu, Self::OffCpu, Self::RunQueue, Self::Wakers, Self::Wall];
+    pub const ALL: &[Self] = &[Self::OnCpu, Self::OffCpu, Self::RunQueue, Self::Wakers, Self::Wall, Self::Event];
 
-    /// Its name: that of the source whose samples it shows.
+    /// Its name: that of the source whose samples it shows, but of [`Self::Event`], which has the event's own.
     pub fn name(self) -> &'static str {
         match self {
             Self::OnCpu => "on-cpu",
@@ -38,6 +40,7 @@ impl Aspect {
             Self::RunQueue => "run-queue",
             Self::Wakers => "wakers",
             Self::Wall => "wall",
+            Self::Event => "event",
         }
     }
 
@@ -49,6 +52,7 @@ impl Aspect {
             Self::RunQueue => "Run-queue time",
             Self::Wakers => "Off-CPU time and its wakers",
             Self::Wall => "Wall-clock time",
+            Self::Event => "Events",
         }
     }
 }
@@ -62,7 +66,8 @@ pub struct View {
     pub hide_idle: bool,
 }
 
-/// A stack of a view, and how wide it is: of [`Aspect::OnCpu`] in samples, of the others in microseconds.
+/// A stack of a view, and how wide it is: of [`Aspect::OnCpu`] in samples, of [`Aspect::Event`] in events, of the
+/// others in microseconds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Weight {
     /// Whose.
@@ -76,7 +81,11 @@ pub struct Weight {
 impl View {
     /// The unit of its weights.
     pub fn unit(self) -> &'static str {
-        if self.aspect == Aspect::OnCpu { "samples" } else { "microseconds" }
+        match self.aspect {
+            Aspect::OnCpu => "samples",
+            Aspect::Event => "events",
+            _ => "microseconds",
+        }
     }
 
     /// Its stacks, and the profile that explains them.
@@ -85,13 +94,21 @@ impl View {
             Aspect::Wall => Cow::Owned(with_wall(recording)),
             _ => Cow::Borrowed(&recording.profile),
         };
-        let source = profile.source_by_name(self.aspect.name());
+        let name = match (self.aspect, &recording.event) {
+            (Aspect::Event, Some(event)) => &event.name,
+            (aspect, _) => aspect.name(),
+        };
+        let source = profile.source_by_name(name);
         let samples = profile.samples().iter().filter(|sample| Some(sample.source) == source);
         let shown = samples.filter(|sample| {
             !self.hide_idle || profile.leaf_label(sample.stack).is_none_or(|label| !label.starts_with(IDLE))
         });
         let weights = shown.map(|sample| {
-            let weight = if self.aspect == Aspect::OnCpu { sample.count } else { sample.value / 1000 };
+            let weight = match self.aspect {
+                Aspect::OnCpu => sample.count,
+                Aspect::Event => sample.value,
+                _ => sample.value / 1000,
+            };
             Weight { thread: sample.thread, stack: sample.stack, weight }
         });
         let weights = weights.filter(|weight| weight.weight > 0).collect();

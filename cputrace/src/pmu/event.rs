@@ -126,6 +126,23 @@ pub struct Encoded {
     pub pmu: String,
 }
 
+impl Encoded {
+    /// Events that a sample is to stand for, where nobody says: a prime in what comes all the time, so that no loop keeps in
+    /// step with it, and every single one of the kernel's own.
+    pub fn default_period(&self) -> u64 {
+        let (_, unit) = describe(&self.name);
+        match (&*self.pmu, unit) {
+            (_, "ns") => 1_000_003,
+            ("software", _) => 1,
+            (_, "cycles" | "instructions" | "ops" | "slots") => 2_000_003,
+            (_, "branches") => 200_003,
+            // Instruction-based sampling: a multiple of 16.
+            ("ibs_op" | "ibs_fetch", _) => 1 << 18,
+            _ => 20_011,
+        }
+    }
+}
+
 /// Why an event cannot be had.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum EventError {

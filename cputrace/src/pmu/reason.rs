@@ -123,12 +123,17 @@ pub enum Reason {
     /// The target is gone.
     #[error("the target was gone before it could be counted")]
     TargetGone,
-    /// A number of the whole host was asked of a process.
-    #[error("the PMU {0} counts for the whole host and never for one process")]
-    OfHost(&'static str),
+    /// Samples were asked of a PMU that only counts.
+    #[error("the PMU {0} counts for the whole host and cannot interrupt: see `cputrace record --pmu-metrics`")]
+    CountsOnly(String),
     /// A control group's tasks are not a set of processes.
     #[error("the counters of a control group are not counted yet: record its processes by --name or --pid, or --all")]
     NoCgroups,
+    /// Programs of perf events do not run at tracepoints.
+    #[error(
+        "tracepoints are not sampled yet: use a software event (page-faults, context-switches), or the off-cpu view"
+    )]
+    Tracepoint,
     /// The PMU's files and the table do not fit.
     #[error("{0}")]
     Encoding(String),
@@ -168,8 +173,9 @@ impl Reason {
             Self::OldKernel => "old_kernel",
             Self::CpuOffline => "cpu_offline",
             Self::TargetGone => "target_gone",
-            Self::OfHost(_) => "of_host",
+            Self::CountsOnly(_) => "counts_only",
             Self::NoCgroups => "no_cgroups",
+            Self::Tracepoint => "tracepoint",
             Self::Encoding(_) => "encoding",
             Self::Errno(_) => "errno",
             Self::ZeroDenominator => "zero_denominator",

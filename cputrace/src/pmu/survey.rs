@@ -9,6 +9,7 @@ use super::cpu::{CpuInfo, Generation, Identity, PerfMonV2};
 use super::device::{Device, Root, cpu_list};
 use super::event::{Catalog, Encoded, Event, encode, instances, is_of_host};
 use super::metric::{METRICS, Metric};
+use super::perf::Perf;
 use super::plan::{Plan, plan};
 use super::reading::Reading;
 use super::reason::{Facts, Reason};
@@ -75,6 +76,11 @@ pub struct Survey {
 }
 
 impl Survey {
+    /// Looks at this machine.
+    pub fn here() -> Self {
+        Self::take(&Root::new("/"), PerfMonV2::of_this_cpu(), &Perf)
+    }
+
     /// Looks at the machine below `root`, and tries what it offers.
     pub fn take(root: &Root, perf_mon: Option<PerfMonV2>, source: &dyn CounterSource) -> Self {
         let cpu = CpuInfo::parse(&root.read("proc/cpuinfo").unwrap_or_default());

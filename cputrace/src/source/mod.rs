@@ -2,4 +2,5 @@
 //!
 //! - [`on_cpu`]: the sampling clock.
 
+pub mod event;
 pub mod on_cpu;

@@ -9,11 +9,15 @@ use crate::collect::threads::ThreadTimes;
 use crate::collect::{Batch, perf::PerfRings, ring};
 use crate::ebpf::{Config, EbpfError, Filter, Object, WaitHook};
 use crate::model::{LossReason, ProgramCost, SchedulerLedger, ThreadTime, Tier};
+use crate::source::event::EventClock;
 use crate::source::on_cpu::OnCpuClock;
 use crate::unwind::{RemoteUnwinder, UnwindStats, Unwinder};
 
 /// The ring buffer holds at least a second of samples of this size: 120 frames.
 const TYPICAL_SAMPLE_BYTES: u32 = 1024;
+
+/// The least size of the ring buffer where an event is sampled too.
+const EVENT_RING_BYTES: u32 = 16 << 20;
 
 /// How long the start may wait for the unwind tables of the targets: most are built in a few milliseconds.
 const PREPARE_TIME: Duration = Duration::from_millis(500);
@@ -28,6 +32,7 @@ fn remote_time(filter: Filter) -> Duration {
 pub struct EbpfSampler {
     // Dropped in this order: first the clock, then the program that it runs.
     clock: OnCpuClock,
+    event: Option<EventClock>,
     changes: PerfRings,
     object: Object,
     unwinder: Unwinder,
@@ -41,7 +46,9 @@ impl EbpfSampler {
     pub fn start(scope: &Scope<'_>, notes: &mut Vec<String>) -> Result<Self, TierError> {
         let cpus = online_cpus()?;
         let a_second = scope.frequency.saturating_mul(cpus.len() as u32).saturating_mul(TYPICAL_SAMPLE_BYTES);
-        let ring_bytes = a_second.clamp(256 * 1024, 64 * 1024 * 1024).next_power_of_two();
+        // An event can come in bursts, and must not take the room of the clock's samples.
+        let least = if scope.event { EVENT_RING_BYTES } else { 256 * 1024 };
+        let ring_bytes = a_second.clamp(least, 64 * 1024 * 1024).next_power_of_two();
         // Before the targets are known to the kernel, so that no child of theirs is missed.
         let changes =
             PerfRings::of_host(&cpus).map_err(|source| TierError::Perf { what: "changes of processes", source })?;
@@ -53,6 +60,7 @@ impl EbpfSampler {
             ring_bytes,
             accounting: scope.accounting,
             waits: scope.waits,
+            event: scope.event,
         })?;
         notes.extend_from_slice(object.notes());
         scope.pids.iter().try_for_each(|&pid| object.add_target(pid))?;
@@ -64,7 +72,7 @@ impl EbpfSampler {
         let maps = object.take_unwind_maps().ok_or(EbpfError::Missing("maps for the unwinder"))?;
         let unwinder = Unwinder::start(maps, scope.unwind_kb * 1024).map_err(TierError::Unwinder)?;
         let (remote, remote_time) = (RemoteUnwinder::default(), remote_time(scope.filter));
-        Ok(Self { clock, changes, object, unwinder, threads, remote, remote_time })
+        Ok(Self { clock, event: None, changes, object, unwinder, threads, remote, remote_time })
     }
 }
 
@@ -74,10 +82,12 @@ impl Sampler for EbpfSampler {
     }
 
     fn enable(&mut self) -> Result<(), TierError> {
-        self.clock.enable().map_err(|source| TierError::Perf { what: "the sampling clock", source })
+        self.clock.enable().map_err(|source| TierError::Perf { what: "the sampling clock", source })?;
+        self.event.as_mut().map_or(Ok(()), EventClock::enable).map_err(event_error)
     }
 
     fn disable(&mut self) -> Result<(), TierError> {
+        self.event.as_mut().map_or(Ok(()), EventClock::disable).map_err(event_error)?;
         self.clock.disable().map_err(|source| TierError::Perf { what: "the sampling clock", source })
     }
 
@@ -127,27 +137,51 @@ impl Sampler for EbpfSampler {
         self.object.wait_hook()
     }
 
+    fn sample_event(&mut self, mut event: EventClock) -> Result<(), TierError> {
+        event.run(self.object.on_event()?).map_err(event_error)?;
+        self.event = Some(event);
+        Ok(())
+    }
+
+    fn event_ticks(&mut self) -> Result<Option<Ticks>, TierError> {
+        let Some(event) = &mut self.event else { return Ok(None) };
+        let mut ticks = Ticks { expected: event.expected().map_err(event_error)?, ..Ticks::default() };
+        for stats in self.object.event_stats()? {
+            add(&mut ticks, &stats);
+        }
+        Ok(Some(ticks))
+    }
+
     fn ticks(&mut self) -> Result<Ticks, TierError> {
         let expected =
             self.clock.ticks_expected().map_err(|source| TierError::Perf { what: "the sampling clock", source })?;
         let mut ticks = Ticks { clock: Some(self.clock.clock()), expected, ..Ticks::default() };
         for stats in self.object.stats()? {
-            let Stats { ticks: seen, idle, filtered, emitted: _, ring_full, scratch_busy, missed, .. } = stats;
-            ticks.seen += seen;
-            ticks.idle += idle;
-            ticks.filtered += filtered;
-            for (reason, count) in [
-                (LossReason::RingBufferFull, ring_full),
-                (LossReason::ScratchBusy, scratch_busy),
-                (LossReason::ClockMissed, missed),
-            ] {
-                *ticks.lost.entry(reason).or_default() += count;
-            }
+            add(&mut ticks, &stats);
         }
         Ok(ticks)
     }
 
     fn bpf_costs(&self) -> Option<Vec<ProgramCost>> {
         self.object.costs()
+    }
+}
+
+fn event_error(source: std::io::Error) -> TierError {
+    TierError::Perf { what: "the event to sample", source }
+}
+
+/// Adds what one CPU counted.
+fn add(ticks: &mut Ticks, stats: &Stats) {
+    let &Stats { ticks: seen, idle, filtered, emitted: _, ring_full, scratch_busy, missed, .. } = stats;
+    ticks.seen += seen;
+    ticks.idle += idle;
+    ticks.filtered += filtered;
+    for (reason, count) in [
+        (LossReason::RingBufferFull, ring_full),
+        (LossReason::ScratchBusy, scratch_busy),
+        (LossReason::ClockMissed, missed),
+    ] {
+        *ticks.lost.entry(reason).or_default() += count;
     }
 }

@@ -14,6 +14,7 @@ use std::io;
 use crate::collect::Batch;
 use crate::ebpf::{EbpfError, Filter, WaitHook, Waits};
 use crate::model::{Clock, LossReason, ProgramCost, SchedulerLedger, ThreadTime, Tier};
+use crate::source::event::EventClock;
 use crate::unwind::UnwindStats;
 
 /// Why a tier cannot be used.
@@ -72,6 +73,8 @@ pub struct Scope<'a> {
     pub accounting: bool,
     /// With the account: which waits are kept with their stacks.
     pub waits: Option<Waits>,
+    /// Whether [`Sampler::sample_event`] is going to be called.
+    pub event: bool,
 }
 
 /// What became of the clock's ticks.
@@ -122,6 +125,14 @@ pub trait Sampler {
     /// Where the stacks of waits are taken; `None` where they are not.
     fn wait_hook(&self) -> Option<WaitHook> {
         None
+    }
+    /// Samples an event beside the clock, from when that is started.
+    fn sample_event(&mut self, _event: EventClock) -> Result<(), TierError> {
+        Err(TierError::Unsupported { tier: self.tier(), targets: "samples by event" })
+    }
+    /// What became of the event's samples so far; `None` where there are none.
+    fn event_ticks(&mut self) -> Result<Option<Ticks>, TierError> {
+        Ok(None)
     }
     /// What became of the ticks so far.
     fn ticks(&mut self) -> Result<Ticks, TierError>;

@@ -188,6 +188,16 @@ pub(crate) fn recording() -> Recording {
             backwards: 1,
             lost_groups: 2,
         }),
+        event: Some(EventSampling {
+            name: "page-faults".to_owned(),
+            period: 1,
+            expected: 10,
+            seen: 9,
+            idle: 1,
+            filtered: 2,
+            kept: 5,
+            lost: BTreeMap::from([(LossReason::RingBufferFull, 1)]),
+        }),
         ledger: Ledger {
             ticks_expected: 40,
             ticks: 39,

@@ -36,6 +36,8 @@ pub(super) struct Trace {
     #[serde(default)]
     pub(super) pmu: Option<Pmu>,
     #[serde(default)]
+    pub(super) event: Option<EventSampling>,
+    #[serde(default)]
     pub(super) notes: Vec<String>,
     #[serde(default)]
     pub(super) profile: Profile,
@@ -150,6 +152,18 @@ pub(super) struct Unwinding {
     pub(super) failed_builds: u64,
     pub(super) evictions: u64,
     pub(super) refused: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct EventSampling {
+    pub(super) name: String,
+    pub(super) period: u64,
+    pub(super) expected: u64,
+    pub(super) seen: u64,
+    pub(super) idle: u64,
+    pub(super) filtered: u64,
+    pub(super) kept: u64,
+    pub(super) lost: BTreeMap<String, u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,8 +1,10 @@
-//! The counters in trace.json, there and back.
+//! The counters and the samples by event in trace.json, there and back.
 
-use super::document::{Pmu, PmuCount, PmuMetric, PmuMissing, PmuScope};
+use super::document::{self, Pmu, PmuCount, PmuMetric, PmuMissing, PmuScope};
 use super::read::ReadError;
-use crate::model::{Count, CounterScope, CounterSubject, Counters, MetricValue, MissingMetrics};
+use crate::model::{
+    Count, CounterScope, CounterSubject, Counters, EventSampling, LossReason, MetricValue, MissingMetrics,
+};
 
 pub(super) fn document(counters: &Counters) -> Pmu {
     let Counters { cpu, sets, user_only, scopes, missing, backwards, lost_groups } = counters;
@@ -78,4 +80,25 @@ fn scope_of(scope: PmuScope) -> Result<CounterScope, ReadError> {
         counts: counts.into_iter().map(count).collect::<Result<_, _>>()?,
         metrics: metrics.into_iter().map(metric).collect::<Result<_, _>>()?,
     })
+}
+
+pub(super) fn event_document(sampling: &EventSampling) -> document::EventSampling {
+    let EventSampling { name, period, expected, seen, idle, filtered, kept, lost } = sampling;
+    document::EventSampling {
+        name: name.clone(),
+        period: *period,
+        expected: *expected,
+        seen: *seen,
+        idle: *idle,
+        filtered: *filtered,
+        kept: *kept,
+        lost: lost.iter().map(|(reason, count)| (reason.name().to_owned(), *count)).collect(),
+    }
+}
+
+pub(super) fn event(sampling: document::EventSampling) -> EventSampling {
+    let document::EventSampling { name, period, expected, seen, idle, filtered, kept, lost } = sampling;
+    let reason = |name: &str| LossReason::ALL.iter().copied().find(|reason| reason.name() == name);
+    let lost = lost.into_iter().filter_map(|(name, count)| Some((reason(&name)?, count))).collect();
+    EventSampling { name, period, expected, seen, idle, filtered, kept, lost }
 }

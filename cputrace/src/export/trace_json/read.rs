@@ -90,6 +90,7 @@ fn recording(trace: document::Trace) -> Result<Recording, ReadError> {
         scheduler: trace.scheduler.map(scheduler),
         unwinding: trace.unwinding.map(unwinding).transpose()?,
         pmu: trace.pmu.map(super::pmu::counters).transpose()?,
+        event: trace.event.map(super::pmu::event),
         notes: trace.notes,
     })
 }

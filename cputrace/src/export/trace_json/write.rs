@@ -28,6 +28,7 @@ pub(super) fn document(recording: &Recording) -> document::Trace {
         overhead,
         unwinding,
         pmu,
+        event,
         notes,
     } = recording;
     let first = timelines.first();
@@ -95,6 +96,7 @@ pub(super) fn document(recording: &Recording) -> document::Trace {
             refused: unwinding.refused,
         }),
         pmu: pmu.as_ref().map(super::pmu::document),
+        event: event.as_ref().map(super::pmu::event_document),
         notes: notes.clone(),
         profile: self::profile(profile),
     }

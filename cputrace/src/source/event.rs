@@ -1,0 +1,105 @@
+//! Samples by any perf event beside the clock: one on every CPU, every so many of them runs the eBPF program. The period is
+//! fixed, so that each sample stands for exactly as many events.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use perf_event::Counter;
+
+use crate::model::{EventSampling, Profile, Source, SourceId, Unit};
+use crate::pmu::device::Root;
+use crate::pmu::event::{EventError, describe, is_of_host, resolve};
+use crate::pmu::perf;
+use crate::pmu::reason::Reason;
+use crate::pmu::survey::Survey;
+
+/// Why an event cannot be sampled.
+#[derive(Debug, thiserror::Error)]
+pub enum EventClockError {
+    /// It is not known.
+    #[error(transparent)]
+    Unknown(#[from] EventError),
+    /// Not here.
+    #[error("{event} cannot be sampled here: {reason}")]
+    Refused {
+        /// The event, as the user wrote it.
+        event: String,
+        /// Why.
+        reason: Reason,
+    },
+}
+
+/// The events, one a CPU.
+pub struct EventClock {
+    name: String,
+    counters: Vec<Counter>,
+    period: u64,
+}
+
+impl EventClock {
+    /// Opens an event, as a user writes it, on every CPU, one sample every `period` of them; `None`: what suits the event.
+    /// Nothing is sampled before [`Self::enable`].
+    pub fn open(name: &str, period: Option<u64>) -> Result<Self, EventClockError> {
+        let survey = Survey::here();
+        let refused = |reason| EventClockError::Refused { event: name.to_owned(), reason };
+        let event = match resolve(name, &survey.catalog, &survey.devices, &Root::new("/")) {
+            // Why there is no PMU says more than that there is none.
+            Err(EventError::NoPmu { .. }) if !survey.facts.core_pmu => {
+                return Err(refused(Reason::no_pmu(&survey.facts)));
+            }
+            resolved => resolved?,
+        };
+        if event.pmu == "tracepoint" {
+            return Err(refused(Reason::Tracepoint));
+        }
+        let period = period.unwrap_or_else(|| event.default_period());
+        let open = |cpu: &u32| {
+            let mut builder = perf::builder(&event, false);
+            builder.any_pid().one_cpu(*cpu as usize).sample_period(period).build()
+        };
+        let counters = survey.online().iter().map(open).collect::<io::Result<_>>();
+        let reason = |error: io::Error| match error.raw_os_error().unwrap_or(libc::EIO) {
+            libc::EINVAL | libc::EOPNOTSUPP if is_of_host(&event.pmu) => Reason::CountsOnly(event.pmu.clone()),
+            errno => Reason::of_errno(errno, &event.pmu, &survey.facts),
+        };
+        let counters = counters.map_err(|error| refused(reason(error)))?;
+        Ok(Self { name: event.name, counters, period })
+    }
+
+    /// What is to be said of its samples, before there are any.
+    pub fn sampling(&self) -> EventSampling {
+        EventSampling { name: self.name.clone(), period: self.period, ..EventSampling::default() }
+    }
+
+    /// Has a program run at each overflow.
+    pub fn run(&mut self, program: BorrowedFd<'_>) -> io::Result<()> {
+        self.counters.iter_mut().try_for_each(|counter| counter.set_bpf(program.as_raw_fd()))
+    }
+
+    /// Starts counting.
+    pub fn enable(&mut self) -> io::Result<()> {
+        self.counters.iter_mut().try_for_each(|counter| counter.enable())
+    }
+
+    /// Stops counting.
+    pub fn disable(&mut self) -> io::Result<()> {
+        self.counters.iter_mut().try_for_each(|counter| counter.disable())
+    }
+
+    /// How many samples the events that were counted come to.
+    pub fn expected(&mut self) -> io::Result<u64> {
+        let mut expected = 0;
+        for counter in &mut self.counters {
+            expected += counter.read()? / self.period;
+        }
+        Ok(expected)
+    }
+}
+
+/// The source's row in a profile: each sample stands for one period of events.
+pub fn source(profile: &mut Profile, sampling: &EventSampling) -> SourceId {
+    let EventSampling { name, period, .. } = sampling;
+    let unit = if describe(name).1 == "ns" { Unit::Nanoseconds } else { Unit::Count };
+    let name = profile.string(name);
+    profile.source(Source { name, unit, period: *period })
+}

@@ -1,0 +1,162 @@
+//! Counters and samples by event in recordings of a program whose page faults and sleeps are known. They need root.
+
+use std::path::Path;
+use std::process::Command;
+
+use cputrace::pmu::device::Root;
+
+use crate::support::require;
+
+/// A program that touches fresh pages, 20 times 1,000 of them.
+fn toucher(folder: &Path) -> std::path::PathBuf {
+    let (source, program) = (folder.join("touch.c"), folder.join("touch"));
+    let text = "#include <sys/mman.h>\n#include <unistd.h>\nint main(void) {\n\
+                for (int round = 0; round < 20; round++) {\n\
+                char *pages = mmap(0, 4096 * 1000, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);\n\
+                madvise(pages, 4096 * 1000, MADV_NOHUGEPAGE);\n\
+                for (int page = 0; page < 1000; page++) pages[page * 4096] = 1;\n\
+                munmap(pages, 4096 * 1000); usleep(1000);\n}\nreturn 0;\n}\n";
+    std::fs::write(&source, text).unwrap();
+    assert!(Command::new("cc").arg("-o").args([&program, &source]).status().unwrap().success());
+    program
+}
+
+/// `record --pmu` counts a command and its children, to the page, and says in one sentence what it could not count.
+#[test]
+#[ignore = "needs root"]
+fn records_counters() {
+    if !require("cc") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let program = toucher(folder.path());
+    let both = format!("{0} & {0}; wait", program.display());
+    let trace = folder.path().join("trace.json");
+    let output = Command::new(env!("CARGO_BIN_EXE_cputrace"))
+        .args(["record", "--pmu-metrics", "software,base,tsc", "-o"])
+        .arg(&trace)
+        .args(["--", "sh", "-c", &both])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}");
+    let trace: serde_json::Value = serde_json::from_slice(&std::fs::read(trace).unwrap()).unwrap();
+    let scopes = trace["pmu"]["scopes"].as_array().unwrap();
+    let scope = |subject: &str| scopes.iter().find(|scope| scope["subject"] == subject).unwrap();
+    let count = |subject: &str, event: &str| {
+        let counts = scope(subject)["counts"].as_array().unwrap();
+        let count = counts.iter().find(|count| count["event"] == event).unwrap();
+        assert_eq!(count["coverage"], 1.0);
+        count["value"].as_u64().unwrap()
+    };
+    // Both children's, beside those of three programs being started.
+    let faults = count("targets", "page-faults");
+    assert!((40_000..44_000).contains(&faults), "{faults} page faults: {text}");
+    assert_eq!(count("process", "page-faults"), faults);
+    // Each of them sleeps 20 times.
+    assert!(count("targets", "context-switches") >= 40);
+    assert!(count("host", "tsc") > 0);
+    if !Root::new("/").has("sys/bus/event_source/devices/cpu") {
+        let missing = trace["pmu"]["missing"].as_array().unwrap();
+        assert_eq!(missing.len(), 1, "one sentence: {missing:?}");
+        let metrics = missing[0]["metrics"].as_array().unwrap();
+        assert!(metrics.iter().any(|metric| metric == "ipc"));
+        assert!(missing[0]["reason"].as_str().unwrap().starts_with("no hardware counters: "), "{missing:?}");
+        assert!(text.contains("counters  no data for ipc"), "{text}");
+        let all = serde_json::to_string(&trace["pmu"]["scopes"]).unwrap();
+        assert!(!all.contains("ipc") && !all.contains("cycles\",\"unit\":\"cycles"), "nothing is made up: {all}");
+    }
+}
+
+/// Records the toucher with samples by an event: trace.json, and the event's folded stacks.
+fn record_event(folder: &Path, arguments: &[&str]) -> (serde_json::Value, Vec<(String, u64)>) {
+    let program = toucher(folder);
+    let (trace, stacks) = (folder.join("trace.json"), folder.join("stacks.event.folded"));
+    let output = Command::new(env!("CARGO_BIN_EXE_cputrace"))
+        .arg("record")
+        .args(arguments)
+        .args(["-o".as_ref(), trace.as_os_str(), "-o".as_ref(), stacks.as_os_str(), "--".as_ref()])
+        .arg(&program)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let trace: serde_json::Value = serde_json::from_slice(&std::fs::read(trace).unwrap()).unwrap();
+    let event = &trace["event"];
+    let number = |name: &str| event[name].as_u64().unwrap();
+    let lost: u64 = event["lost"].as_object().unwrap().values().map(|count| count.as_u64().unwrap()).sum();
+    assert_eq!(number("seen"), number("idle") + number("filtered") + number("kept") + lost, "{event}");
+    let text = std::fs::read_to_string(stacks).unwrap();
+    let lines = text.lines().map(|line| line.rsplit_once(' ').unwrap());
+    (trace.clone(), lines.map(|(stack, weight)| (stack.to_owned(), weight.parse().unwrap())).collect())
+}
+
+/// The samples of a source: how many, and what they are worth.
+fn samples_of(trace: &serde_json::Value, source: &str) -> (u64, u64) {
+    let profile = &trace["profile"];
+    let name_of = |row: &serde_json::Value| &profile["strings"][row["name"].as_u64().unwrap() as usize];
+    let sources = profile["sources"].as_array().unwrap();
+    let index = sources.iter().position(|row| name_of(row) == source).unwrap() as u64;
+    let samples = profile["samples"].as_array().unwrap().iter().filter(|sample| sample["source"] == index);
+    samples.fold((0, 0), |(count, value), sample| {
+        (count + sample["count"].as_u64().unwrap(), value + sample["value"].as_u64().unwrap())
+    })
+}
+
+/// Where page faults happen: all of them, in the function that touches the pages; and by tens, worth as much.
+#[test]
+#[ignore = "needs root"]
+fn samples_page_faults() {
+    if !require("cc") {
+        return;
+    }
+    for (period, arguments) in
+        [(1, &["--event", "page-faults"][..]), (10, &["--event", "page-faults", "--event-period", "10"])]
+    {
+        let folder = tempfile::tempdir().unwrap();
+        let (trace, stacks) = record_event(folder.path(), arguments);
+        let (count, value) = samples_of(&trace, "page-faults");
+        assert_eq!(value, count * period);
+        // What the program touches, and what starting it takes; the last ten of a CPU are not whole.
+        assert!((19_800..22_000).contains(&value), "{value} page faults at a period of {period}");
+        let in_main: u64 = stacks.iter().filter(|(stack, _)| stack.ends_with(";main")).map(|(_, weight)| weight).sum();
+        assert!((19_800..=20_100).contains(&in_main), "{in_main} page faults in main: {stacks:?}");
+        assert_eq!(stacks.iter().map(|(_, weight)| weight).sum::<u64>(), value);
+    }
+}
+
+/// Where threads leave the CPU by themselves: in their 20 sleeps.
+#[test]
+#[ignore = "needs root"]
+fn samples_context_switches() {
+    if !require("cc") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (_, stacks) = record_event(folder.path(), &["--event", "context-switches"]);
+    // The kernel's part of the stack: the tables for the program's own may come too late for its first sleep.
+    let asleep = |stack: &str| stack.contains("nanosleep_[k];");
+    let sleeps: u64 = stacks.iter().filter(|(stack, _)| asleep(stack)).map(|(_, weight)| weight).sum();
+    // Preemption on the way into a sleep has such a stack too.
+    assert!((20..200).contains(&sleeps), "{sleeps}: {stacks:?}");
+}
+
+/// What cannot be sampled is refused before the command starts, with the reason.
+#[test]
+#[ignore = "needs root"]
+fn refuses_events() {
+    let refused = |event: &str, reason: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_cputrace"))
+            .args(["record", "--event", event, "--", "true"])
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && text.contains(reason), "{event}: {text}");
+    };
+    refused("no-such-event", "there is no event");
+    refused("sched:sched_switch", "tracepoints are not sampled yet");
+    refused("msr/tsc/", "cannot interrupt");
+    if !Root::new("/").has("sys/bus/event_source/devices/cpu") {
+        refused("l2-misses", "no hardware counters");
+        refused("r00c3", "no hardware counters");
+    }
+}
