@@ -42,7 +42,7 @@ fn write_summary(
     writeln!(out, ", tier {}", sampling.tier.name())?;
     write_timelines(out, recording)?;
     if recording.ledger.samples_kept > 0 {
-        write_functions(out, &recording.profile, width)?;
+        write_functions(out, &recording.profile, Aspect::OnCpu.name(), "", width)?;
         write_threads(out, &recording.profile)?;
     }
     if let Some(shares) = shares(recording, hide_idle) {
@@ -52,6 +52,9 @@ fn write_summary(
         write_ledger(out, recording)?;
     }
     if let Some(event) = &recording.event {
+        if event.kept > 0 {
+            write_functions(out, &recording.profile, &event.name, &format!(", by {}", event.name), width)?;
+        }
         super::counters::write_event(out, event)?;
     }
     if let Some(pmu) = &recording.pmu {
@@ -102,11 +105,11 @@ fn names(profile: &Profile, id: LocationId) -> Vec<String> {
 }
 
 /// By name: what each function took itself, and together with what it called.
-fn functions(profile: &Profile) -> (Vec<(String, Weight)>, u64) {
+fn functions(profile: &Profile, source: &str) -> (Vec<(String, Weight)>, u64) {
     let mut weights: HashMap<String, Weight> = HashMap::new();
     let mut all = 0;
     let names: Vec<Vec<String>> = profile.location_ids().map(|id| names(profile, id)).collect();
-    for sample in on_cpu(profile) {
+    for sample in samples_of(profile, source) {
         all += sample.count;
         // A function that calls itself is on the stack only once for its total.
         let mut seen = HashSet::new();
@@ -128,15 +131,16 @@ fn functions(profile: &Profile) -> (Vec<(String, Weight)>, u64) {
     (rows, all)
 }
 
-fn on_cpu(profile: &Profile) -> impl Iterator<Item = &Sample> {
-    let source = profile.source_by_name(Aspect::OnCpu.name());
+fn samples_of<'a>(profile: &'a Profile, source: &str) -> impl Iterator<Item = &'a Sample> {
+    let source = profile.source_by_name(source);
     profile.samples().iter().filter(move |sample| Some(sample.source) == source)
 }
 
-fn write_functions(out: &mut String, profile: &Profile, width: usize) -> std::fmt::Result {
-    let (rows, all) = functions(profile);
+/// The functions that have the most of a source's samples; `by` says of which, where it is not time.
+fn write_functions(out: &mut String, profile: &Profile, source: &str, by: &str, width: usize) -> std::fmt::Result {
+    let (rows, all) = functions(profile, source);
     let percent = |count: u64| 100.0 * count as f64 / all.max(1) as f64;
-    writeln!(out, "\n  self %   total %  function")?;
+    writeln!(out, "\n  self %   total %  function{by}")?;
     for (name, weight) in rows.iter().filter(|(_, weight)| weight.own > 0).take(TOP) {
         let name = cut(name, width.saturating_sub(20));
         writeln!(out, "{:8.1}  {:8.1}  {name}", percent(weight.own), percent(weight.total))?;
@@ -159,7 +163,7 @@ fn cut(name: &str, width: usize) -> String {
 
 fn write_threads(out: &mut String, profile: &Profile) -> std::fmt::Result {
     let mut counts: HashMap<_, u64> = HashMap::new();
-    for sample in on_cpu(profile) {
+    for sample in samples_of(profile, Aspect::OnCpu.name()) {
         *counts.entry(sample.thread).or_default() += sample.count;
     }
     if counts.len() < 2 {

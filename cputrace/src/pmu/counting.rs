@@ -173,9 +173,7 @@ impl Counting {
                 Identity::Other => "not an AMD Zen".to_owned(),
             },
             sets: self.sets.clone(),
-            user_only: ["cpu", "software"]
-                .iter()
-                .any(|pmu| self.survey.state(pmu).is_ok_and(|usable| usable.user_only)),
+            user_only: self.survey.user_only(),
             scopes,
             missing: missing.collect(),
             backwards: self.open.iter().map(|open| open.tally.backwards).sum(),

@@ -47,7 +47,7 @@ pub fn describe(name: &str) -> (&'static str, &'static str) {
 
 /// Whether events of this PMU are of the host as a whole, and never of one task.
 pub fn is_of_host(pmu: &str) -> bool {
-    !matches!(pmu, "cpu" | "software")
+    !matches!(pmu, "cpu" | "software" | "ibs_op" | "ibs_fetch")
 }
 
 /// The tables' texts, by generation.
@@ -132,12 +132,12 @@ impl Encoded {
     pub fn default_period(&self) -> u64 {
         let (_, unit) = describe(&self.name);
         match (&*self.pmu, unit) {
+            // Instruction-based sampling: a multiple of 16.
+            ("ibs_op" | "ibs_fetch", _) => 1 << 18,
             (_, "ns") => 1_000_003,
             ("software", _) => 1,
             (_, "cycles" | "instructions" | "ops" | "slots") => 2_000_003,
             (_, "branches") => 200_003,
-            // Instruction-based sampling: a multiple of 16.
-            ("ibs_op" | "ibs_fetch", _) => 1 << 18,
             _ => 20_011,
         }
     }
@@ -266,7 +266,7 @@ mod tests {
                     "{} is not described",
                     event.name
                 );
-                let pmus = ["cpu", "amd_l3", "amd_df", "amd_umc", "software", "msr", "power"];
+                let pmus = ["cpu", "amd_l3", "amd_df", "amd_umc", "software", "msr", "power", "ibs_op", "ibs_fetch"];
                 assert!(pmus.contains(&event.pmu), "{}", event.pmu);
             }
         }
@@ -302,6 +302,7 @@ mod tests {
         assert!(matches!(resolve("a:../../b"), Err(EventError::Unknown(_))));
         assert!(matches!(resolve("sched:none"), Err(EventError::NoTracepoint(_))));
         assert_eq!(resolve("r1c0").map(|event| (event.kind, event.config.words[0])), Ok((TYPE_RAW, 0x1c0)));
+        assert_eq!(resolve("page-faults").map(|event| event.default_period()), Ok(1));
         assert_eq!(resolve("page-faults").map(|event| (event.kind, event.config.words[0])), Ok((TYPE_SOFTWARE, 2)));
     }
 }

@@ -37,6 +37,8 @@ pub struct Tally {
     pub enabled_ns: u64,
     /// Of this, time that it counted.
     pub running_ns: u64,
+    /// Time enabled since then, without a turn on the hardware: what happened in it is not in the counts.
+    pub waiting_ns: u64,
     /// Readings whose values or times went backwards: their windows are left out.
     pub backwards: u64,
 }
@@ -52,14 +54,17 @@ impl Tally {
         let running = reading.running_ns.checked_sub(self.last.running_ns);
         let (Some(deltas), Some(enabled_ns), Some(running_ns)) = (deltas, enabled, running) else {
             self.backwards += 1;
+            self.waiting_ns = 0;
             self.last = reading.clone();
             return;
         };
         let before = self.last.enabled_ns;
         if running_ns == 0 {
             // Not on the hardware in this window: the next one speaks for it too.
+            self.waiting_ns = enabled_ns;
             return;
         }
+        self.waiting_ns = 0;
         self.enabled_ns = self.enabled_ns.saturating_add(reading.enabled_ns - before);
         self.running_ns = self.running_ns.saturating_add(running_ns.min(enabled_ns));
         self.last = reading.clone();
@@ -72,8 +77,12 @@ impl Tally {
 
     /// Share of the enabled time that was counted, 0 to 1; `None` where it never was.
     pub fn coverage(&self) -> Option<f64> {
-        (self.running_ns > 0 && self.enabled_ns > 0).then(|| self.running_ns as f64 / self.enabled_ns as f64)
+        coverage(self.enabled_ns, self.running_ns, self.waiting_ns)
     }
+}
+
+fn coverage(enabled_ns: u64, running_ns: u64, waiting_ns: u64) -> Option<f64> {
+    (running_ns > 0 && enabled_ns > 0).then(|| running_ns as f64 / (enabled_ns as f64 + waiting_ns as f64))
 }
 
 /// The counts of several tallies of the same group, added up.
@@ -85,17 +94,15 @@ pub struct Sum {
     pub enabled_ns: u64,
     /// Time that they counted.
     pub running_ns: u64,
-    /// Of the tallies, those that never counted anything.
-    pub silent: usize,
+    /// Time in which some of them had no turn on the hardware, and that no later one spoke for.
+    pub waiting_ns: u64,
 }
 
 impl Sum {
     /// Adds one group's tally, whose members have these names.
     pub fn add(&mut self, names: &[&str], tally: &Tally) {
-        let Some(counts) = &tally.counts else {
-            self.silent += 1;
-            return;
-        };
+        self.waiting_ns = self.waiting_ns.saturating_add(tally.waiting_ns);
+        let Some(counts) = &tally.counts else { return };
         for (name, count) in names.iter().zip(counts) {
             let sum = self.counts.entry((*name).to_owned()).or_default();
             *sum = sum.saturating_add(*count);
@@ -106,7 +113,7 @@ impl Sum {
 
     /// Share of the enabled time that was counted, 0 to 1; `None` where it never was.
     pub fn coverage(&self) -> Option<f64> {
-        (self.running_ns > 0 && self.enabled_ns > 0).then(|| self.running_ns as f64 / self.enabled_ns as f64)
+        coverage(self.enabled_ns, self.running_ns, self.waiting_ns)
     }
 }
 
@@ -140,6 +147,19 @@ mod tests {
         tally.add(&reading(600, 400, 30));
         assert_eq!(tally.counts, Some(vec![150]));
         assert_eq!(tally.coverage(), Some(0.75));
+    }
+
+    /// A thread that had no turn lowers the share of all.
+    #[test]
+    fn a_silent_thread_is_not_forgotten() {
+        let (mut counted, mut silent) = (Tally::default(), Tally::default());
+        counted.add(&reading(100, 100, 7));
+        silent.add(&reading(300, 0, 0));
+        let mut sum = Sum::default();
+        sum.add(&["cycles"], &counted);
+        sum.add(&["cycles"], &silent);
+        assert_eq!((sum.counts["cycles"], sum.coverage()), (7, Some(0.25)));
+        assert_eq!((silent.coverage(), silent.counts), (None, None));
     }
 
     proptest! {

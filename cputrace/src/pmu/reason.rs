@@ -43,6 +43,11 @@ pub enum Reason {
         /// What else helps.
         advice: &'static str,
     },
+    /// It happens in the kernel, of which nothing may be counted.
+    #[error(
+        "it happens in the kernel, and kernel.perf_event_paranoid = {0} lets a plain user count user mode only; run it as root, or: sudo sysctl kernel.perf_event_paranoid=1"
+    )]
+    InKernel(i64),
     /// The kernel has no perf events at all.
     #[error(
         "perf events are off: /proc/sys/kernel/perf_event_paranoid is missing; use a kernel with CONFIG_PERF_EVENTS=y"
@@ -155,6 +160,7 @@ impl Reason {
             Self::NoPmuVirtual => "no_pmu_virtual",
             Self::NoPmuBare => "no_pmu_bare",
             Self::NoPermission { .. } => "no_permission",
+            Self::InKernel(_) => "in_kernel",
             Self::NoPerfEvents => "no_perf_events",
             Self::Blocked(_) => "blocked",
             Self::NotOnGeneration { .. } => "not_on_generation",
@@ -219,6 +225,11 @@ impl Reason {
             _ => "the module amd-uncore is not loaded (modprobe amd-uncore)",
         };
         Self::PmuAbsent { pmu, cause }
+    }
+
+    /// What happens in the kernel, counted in user mode only.
+    pub fn in_kernel(facts: &Facts) -> Self {
+        Self::InKernel(facts.paranoid.unwrap_or(0))
     }
 
     /// A group that opened and never ran.

@@ -117,9 +117,12 @@ impl Survey {
         let of_sets = |metric: &&Metric| sets.contains(&metric.set);
         let here = |metric: &&Metric| metric.is_on(self.generation());
         let metrics: Vec<_> = METRICS.iter().filter(of_sets).filter(here).cloned().collect();
+        let (uncounted, countable): (Vec<_>, Vec<_>) =
+            metrics.iter().cloned().partition(|metric| self.user_only() && in_kernel(metric));
         let budget = |pmu| self.state(pmu).map(|usable| usable.counters);
         let too_large = |weight, budget| Reason::too_large(weight, budget, &self.facts);
-        let mut plan = plan(&metrics, &self.catalog, &budget, &too_large);
+        let mut plan = plan(&countable, &self.catalog, &budget, &too_large);
+        plan.refused.extend(uncounted.into_iter().map(|metric| (metric, Reason::in_kernel(&self.facts))));
         // A set that has anything here is not measured by what other generations have more of.
         let mut missing: Vec<&Metric> = METRICS.iter().filter(of_sets).collect();
         missing.retain(|metric| metrics.iter().all(|known| known.set != metric.set));
@@ -127,6 +130,11 @@ impl Survey {
         missing.retain(|metric| seen.insert(metric.name));
         plan.refused.extend(missing.into_iter().map(|metric| (metric.clone(), self.not_here(metric))));
         plan
+    }
+
+    /// Whether what tasks do can be counted in user mode only.
+    pub fn user_only(&self) -> bool {
+        ["cpu", "software"].iter().any(|pmu| self.state(pmu).is_ok_and(|usable| usable.user_only))
     }
 
     /// Why this CPU does not have a metric.
@@ -250,6 +258,11 @@ pub fn span(generations: &RangeInclusive<u32>) -> String {
         (first, last) if first == last => format!("Zen {first}"),
         (first, last) => format!("Zen {first} to {last}"),
     }
+}
+
+/// Whether a metric counts what happens in the kernel only: in user mode it would always be 0.
+fn in_kernel(metric: &Metric) -> bool {
+    metric.events().iter().any(|event| ["context-switches", "migrations"].contains(event))
 }
 
 /// An event of the software PMU, whose numbers are part of the kernel's interface.
