@@ -222,7 +222,7 @@ impl Files {
             verdict: if found { Verdict::Good } else { Verdict::Limited },
             found: if found { "the CPU's PMU" } else { "none" }.to_owned(),
             effect: "samples are taken by the timer cpu-clock, which does not see code with interrupts off",
-            fix: "none inside this virtual machine, unless its host passes the PMU on",
+            fix: "`cputrace pmu list` says why there are none, and what can be done",
         }
     }
 

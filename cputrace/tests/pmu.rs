@@ -294,6 +294,18 @@ fn counting_on_other_machines() {
     assert!(!counted.is_empty() && counted.iter().all(|name| !missing.metrics.contains(name)), "{counted:?}");
     assert_eq!(counted.len() + missing.metrics.len(), 17);
 
+    // The whole host: cycles by wall-clock time are no frequency.
+    let mut counting =
+        Counting::new(machine.survey(), Box::new(pmu::fake::Kernel { machine: machine.clone() }), &["base"], true);
+    counting.add_host();
+    counting.enable();
+    counting.read();
+    let counters = counting.finish(Duration::from_secs(1), &|_| None);
+    assert_eq!(counters.missing.iter().map(|missing| &*missing.code).collect::<Vec<_>>(), ["idle_time"]);
+    assert_eq!(counters.missing[0].metrics, ["frequency"]);
+    assert_eq!(counters.scopes.len(), 1);
+    assert!(counters.scopes[0].metrics.iter().any(|metric| metric.name == "ipc"));
+
     // All of them: the groups do not even open.
     let counters = count(Machine { counters: 1, watchdog: false, ..machine.clone() }, &["base"]);
     assert_eq!(counters.missing[0].code, "bad_group");

@@ -81,6 +81,14 @@ impl Counting {
 
     /// Counts everything that runs, on every CPU.
     pub fn add_host(&mut self) {
+        for planned in 0..self.plan.groups.len() {
+            if !self.is_of_host(planned) {
+                let metrics = std::mem::take(&mut self.plan.groups[planned].metrics);
+                let (missing, metrics) = metrics.into_iter().partition::<Vec<_>, _>(Metric::is_by_cpu_time);
+                self.plan.groups[planned].metrics = metrics;
+                missing.iter().for_each(|metric| self.miss(metric, Reason::IdleTime));
+            }
+        }
         for cpu in self.survey.online().to_vec() {
             for planned in 0..self.plan.groups.len() {
                 if !self.is_of_host(planned) {

@@ -44,6 +44,11 @@ impl Metric {
         self.formula.names().into_iter().filter(|name| !CONTEXT.contains(name)).collect()
     }
 
+    /// Whether it is by the time of tasks on the CPU, which is not known where everything on a CPU is counted, idle time too.
+    pub fn is_by_cpu_time(&self) -> bool {
+        self.formula.names().contains(&"cpu-seconds")
+    }
+
     /// Its value; `None`: no data.
     pub fn value(&self, counts: &BTreeMap<String, f64>, context: Context) -> Option<f64> {
         self.formula.value(&|name| match name {

@@ -131,6 +131,11 @@ pub enum Reason {
     /// Samples were asked of a PMU that only counts.
     #[error("the PMU {0} counts for the whole host and cannot interrupt: see `cputrace record --pmu-metrics`")]
     CountsOnly(String),
+    /// Time on the CPU is not known.
+    #[error(
+        "counted for whole CPUs it would mix in idle time: record processes (--pid, --name) for it, or see frequency-of-p0 of the set clock"
+    )]
+    IdleTime,
     /// A control group's tasks are not a set of processes.
     #[error("the counters of a control group are not counted yet: record its processes by --name or --pid, or --all")]
     NoCgroups,
@@ -180,6 +185,7 @@ impl Reason {
             Self::CpuOffline => "cpu_offline",
             Self::TargetGone => "target_gone",
             Self::CountsOnly(_) => "counts_only",
+            Self::IdleTime => "idle_time",
             Self::NoCgroups => "no_cgroups",
             Self::Tracepoint => "tracepoint",
             Self::Encoding(_) => "encoding",
