@@ -212,7 +212,7 @@ mount -t devtmpfs devtmpfs /dev
 mount -t tmpfs tmpfs /tmp
 mkdir -p /sys/fs/cgroup; mount -t cgroup2 cgroup2 /sys/fs/cgroup
 cd /tmp
-/cputrace record --tier ebpf -F 199 -o t.json -o t.folded -- /sample_app --seconds 3 --phases deep,cpu,sleep,lock 2>&1
+/cputrace record --tier ebpf -F 199 --event page-faults --pmu -o t.json -o t.folded -- /sample_app --seconds 3 --phases deep,cpu,sleep,lock 2>&1
 echo EXIT $? deep $(grep -c deep_call t.folded)
 poweroff -f
 ";
@@ -281,7 +281,7 @@ fn run_machine(kernel: &Path, initramfs: &Path) -> anyhow::Result<Option<String>
     }
 }
 
-/// It recorded by eBPF, the stacks are complete, and the threads' time was accounted.
+/// It recorded by eBPF, the stacks are complete, the threads' time was accounted, and page faults were sampled.
 fn judge(console: &str) -> anyhow::Result<String> {
     let line = |start: &str| console.lines().map(str::trim).find(|line| line.starts_with(start));
     let last = || console.lines().rev().take(6).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join(" | ");
@@ -294,7 +294,10 @@ fn judge(console: &str) -> anyhow::Result<String> {
     if line("waits").is_none() {
         bail!("the threads' time was not accounted | {}", last());
     }
+    if line("event     page-faults").is_none_or(|line| line.contains(": 0 samples kept")) {
+        bail!("no page faults were sampled | {}", last());
+    }
     let notes = console.lines().map(str::trim).filter(|line| line.starts_with("note"));
-    let lines = ["samples", "time", "waits"].into_iter().filter_map(line).chain(notes);
+    let lines = ["samples", "time", "waits", "event", "counters"].into_iter().filter_map(line).chain(notes);
     Ok(format!("{stacks} | {}", lines.collect::<Vec<_>>().join(" | ")))
 }
