@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::aggregate::{Aggregate, Aggregator};
 use crate::analyze::reasons::{RuleError, WaitReasons};
+use crate::analyze::unnamed;
 use crate::analyze::waits::add_to as add_waits;
 use crate::code::CodeFinder;
 use crate::collect::{Batch, Event, Observation};
@@ -455,6 +456,7 @@ impl<'a> Session<'a> {
         };
         symbolize(&mut profile, &code, &stopped);
         self.notes.extend(finder.notes());
+        self.notes.extend(unnamed::notes(&profile));
         if self.options.waits.is_some() && self.threads.is_some() {
             add_waits(&mut profile, &waits, &mut self.reasons);
         }

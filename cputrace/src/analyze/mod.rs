@@ -3,7 +3,9 @@
 //! - [`reasons`]: why a thread waits, by a table of rules.
 //! - [`waits`]: waits become samples of the profile, with their reasons and wakers.
 //! - [`shares`]: the time of all threads in a few numbers.
+//! - [`unnamed`]: where names are missing, and how to have them.
 
 pub mod reasons;
 pub mod shares;
+pub mod unnamed;
 pub mod waits;

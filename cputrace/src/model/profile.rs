@@ -506,7 +506,8 @@ impl Profile {
         format!("{} ({})", self.file_name(mapping), reason.describe())
     }
 
-    fn file_name(&self, mapping: MappingId) -> &str {
+    /// The last part of a mapping's path.
+    pub fn file_name(&self, mapping: MappingId) -> &str {
         let path = self.text(self.mappings[mapping.index()].path);
         path.rsplit('/').next().unwrap_or(path)
     }
