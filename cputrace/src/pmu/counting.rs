@@ -16,6 +16,22 @@ use crate::model::{Count, CounterScope, CounterSubject, Counters, MetricValue, M
 /// The sets that are counted where none are named: what takes few counters, or counters that nobody else uses.
 pub const DEFAULT_SETS: &[&str] = &["software", "base", "l3", "memory", "energy"];
 
+/// Open files that are left to the rest of the program: ring buffers, programs and files of targets.
+const OTHER_FILES: usize = 512;
+
+/// Raises the limit of open files as far as this process may; what it is then.
+fn raise_file_limit() -> usize {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: fills in the struct given.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+        return 0;
+    }
+    let raised = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
+    // SAFETY: reads the struct given.
+    let done = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) } == 0;
+    usize::try_from(if done { raised.rlim_cur } else { limit.rlim_cur }).unwrap_or(usize::MAX)
+}
+
 /// A group that counts.
 struct Open {
     subject: CounterSubject,
@@ -37,11 +53,17 @@ pub struct Counting {
     missing: BTreeMap<Reason, BTreeSet<&'static str>>,
     counts: bool,
     lost_groups: u64,
+    /// Of the plan, groups that could not be opened everywhere.
+    failed: BTreeSet<usize>,
+    /// Files that counters have taken, and may take.
+    files: usize,
+    max_files: usize,
 }
 
 impl Counting {
     /// Plans the sets on this machine and opens what is of the whole host; nothing counts yet.
     pub fn new(survey: Survey, source: Box<dyn CounterSource>, sets: &[&str], follow_children: bool) -> Self {
+        let max_files = raise_file_limit().saturating_sub(OTHER_FILES);
         let plan = survey.plan(sets);
         let mut counting = Self {
             survey,
@@ -53,6 +75,9 @@ impl Counting {
             missing: BTreeMap::new(),
             counts: false,
             lost_groups: 0,
+            failed: BTreeSet::new(),
+            files: 0,
+            max_files,
         };
         for (metric, reason) in &plan.refused {
             counting.miss(metric, reason.clone());
@@ -203,9 +228,15 @@ impl Counting {
     }
 
     fn open(&mut self, planned: usize, subject: &CounterSubject, scope: Option<Scope>) {
+        if self.failed.contains(&planned) {
+            return;
+        }
         let group = &self.plan.groups[planned];
         let pmu = group.pmu;
-        let places = self.survey.places(&group.events);
+        let places = self.survey.places(&group.events).and_then(|places| {
+            self.files += places.len() * group.events.len();
+            if self.files > self.max_files { Err(Reason::NoFiles) } else { Ok(places) }
+        });
         let user_only = self.survey.state(pmu).is_ok_and(|usable| usable.user_only);
         let opened = places.and_then(|places| {
             let open_one = |Place { events, cpu }: &Place| {
@@ -223,7 +254,12 @@ impl Counting {
             Ok(opened) => self.open.extend(opened),
             // Threads come and go.
             Err(Reason::TargetGone) => self.lost_groups += 1,
-            Err(reason) => self.miss_group(planned, &reason),
+            Err(reason) => {
+                // A sum of some threads only would be wrong.
+                self.open.retain(|open| open.planned != planned);
+                self.failed.insert(planned);
+                self.miss_group(planned, &reason);
+            }
         }
     }
 
@@ -244,13 +280,17 @@ impl Counting {
         self.missing.entry(reason).or_default().insert(metric.name);
     }
 
-    /// Groups of which no member ever ran, though what they count did.
+    /// Groups of which no member ever ran: what they count did, or did not either.
     fn note_silence(&mut self) {
         for planned in 0..self.plan.groups.len() {
-            let mut groups = self.open.iter().filter(|open| open.planned == planned).peekable();
-            if groups.peek().is_some() && groups.all(|open| open.tally.counts.is_none()) {
-                self.miss_group(planned, &Reason::never_scheduled(&self.survey.facts));
+            let tallies: Vec<_> =
+                self.open.iter().filter(|open| open.planned == planned).map(|open| &open.tally).collect();
+            if tallies.is_empty() || tallies.iter().any(|tally| tally.counts.is_some()) {
+                continue;
             }
+            let ran = tallies.iter().any(|tally| tally.waiting_ns > 0);
+            let reason = if ran { Reason::never_scheduled(&self.survey.facts) } else { Reason::NeverRan };
+            self.miss_group(planned, &reason);
         }
     }
 

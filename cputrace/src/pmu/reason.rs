@@ -104,6 +104,9 @@ pub enum Reason {
     /// It opened and never ran.
     #[error("it opened and never got a counter: other users hold them all{0}")]
     NeverScheduled(&'static str),
+    /// Nothing ran that could have been counted.
+    #[error("the targets were never on a CPU while they were recorded")]
+    NeverRan,
     /// It ran and counted nothing under load.
     #[error("it ran under load and counted nothing: the counter is there and does not work, as on some cloud machines")]
     DeadCounter,
@@ -176,6 +179,7 @@ impl Reason {
             Self::TooLarge { .. } => "too_large",
             Self::BadGroup => "bad_group",
             Self::NeverScheduled(_) => "never_scheduled",
+            Self::NeverRan => "never_ran",
             Self::DeadCounter => "dead_counter",
             Self::NoInterrupt => "no_interrupt",
             Self::Busy(_) => "busy",

@@ -68,6 +68,28 @@ fn records_counters() {
     }
 }
 
+/// A process that sleeps all the time has no numbers, not even 0, and the reason is not the hardware's.
+#[test]
+#[ignore = "needs root"]
+fn counts_nothing_of_sleepers() {
+    let mut sleeper = Command::new("sleep").arg("1000").spawn().unwrap();
+    let status = || std::fs::read_to_string(format!("/proc/{}/status", sleeper.id())).unwrap();
+    while !(status().contains("Name:\tsleep") && status().contains("State:\tS")) {
+        std::thread::yield_now();
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let trace = folder.path().join("trace.json");
+    let arguments = ["record", "--pmu-metrics", "software", "-d", "0.3", "--pid", &sleeper.id().to_string(), "-o"];
+    let output = Command::new(env!("CARGO_BIN_EXE_cputrace")).args(arguments).arg(&trace).output().unwrap();
+    sleeper.kill().unwrap();
+    sleeper.wait().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let trace: serde_json::Value = serde_json::from_slice(&std::fs::read(trace).unwrap()).unwrap();
+    let missing = trace["pmu"]["missing"].as_array().unwrap();
+    assert_eq!((missing.len(), &missing[0]["code"]), (1, &"never_ran".into()), "{missing:?}");
+    assert_eq!(trace["pmu"]["scopes"], serde_json::json!([]));
+}
+
 /// Records the toucher with samples by an event: trace.json, and the event's folded stacks.
 fn record_event(folder: &Path, arguments: &[&str]) -> (serde_json::Value, Vec<(String, u64)>) {
     let program = toucher(folder);
