@@ -40,6 +40,7 @@ impl<'a> CodeFinder<'a> {
                 debug.map_or(Code::Missing(UnknownReason::FileGone), |debug| Code::Elf {
                     file: Arc::new(debug),
                     debug: None,
+                    package: None,
                 })
             }
             (MappingKind::File | MappingKind::Vdso, Some((file, facts))) => {
@@ -51,7 +52,8 @@ impl<'a> CodeFinder<'a> {
                         build_id.filter(|_| object.kind == MappingKind::File).and_then(|build_id| self.fetch(build_id))
                     }
                 };
-                Code::Elf { file: file.clone(), debug }
+                let package = debug_file::find_package(&object.path, object.pid);
+                Code::Elf { file: file.clone(), debug, package }
             }
             (MappingKind::File | MappingKind::Vdso, None) => Code::Missing(UnknownReason::FileGone),
             (MappingKind::Anonymous, _) => match object.perf_map.as_ref().map(PerfMap::open) {

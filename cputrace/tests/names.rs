@@ -130,7 +130,7 @@ fn separate_debug_files() {
     run(Command::new("objcopy").arg("--strip-all").args([&program, &stripped]));
     let with = |debug: &Path| {
         let (stripped, debug) = (File::open(&stripped).unwrap(), File::open(debug).unwrap());
-        Code::Elf { file: Arc::new(stripped), debug: Some(debug) }
+        Code::Elf { file: Arc::new(stripped), debug: Some(debug), package: None }
     };
     assert_eq!(names(|| with(&debug), &addresses), expected);
     for packing in ["zlib", "zstd"] {
@@ -146,6 +146,41 @@ fn separate_debug_files() {
     for code in [&|| elf(&stripped), &|| with(&garbage)] as [&dyn Fn() -> Code; 2] {
         let named = names(code, &addresses);
         assert!(named.iter().all(|named| frame_names(named) == ["hidden_sum"]), "{named:?}");
+    }
+}
+
+/// Debug information that was split off into a package gives what the whole program gave; a damaged package and another
+/// program's cost the inlined functions, not the lines.
+#[test]
+fn split_debug_information() {
+    if !(require("cc") && require("dwp") && require("nm")) {
+        return;
+    }
+    let lab = Lab::new();
+    let arguments = ["-O2", "-g", "-gdwarf-4"];
+    let whole = lab.path("whole");
+    fs::rename(lab.compile("cc", &arguments, "sample.c"), &whole).unwrap();
+    let addresses = |program: &Path| {
+        let symbol = nm(program, &[]).into_iter().find(|symbol| symbol.name == "hidden_sum").unwrap();
+        (symbol.address..symbol.address + symbol.size).collect::<Vec<u64>>()
+    };
+    let expected = names(|| elf(&whole), &addresses(&whole));
+    assert!(expected.iter().any(|named| frame_names(named) == ["square", "cube", "hidden_sum"]), "{expected:?}");
+    let split = lab.compile("cc", &[&arguments[..], &["-gsplit-dwarf"]].concat(), "sample.c");
+    run(Command::new("dwp").arg("-e").arg(&split).arg("-o").arg(lab.path("split.dwp")));
+    let garbage = lab.path("garbage");
+    fs::write(&garbage, "no package").unwrap();
+    let with = |package: &Path| {
+        let file = Arc::new(File::open(&split).unwrap());
+        let code = || Code::Elf { file: file.clone(), debug: None, package: File::open(package).ok() };
+        names(code, &addresses(&split))
+    };
+    assert_eq!(with(&lab.path("split.dwp")), expected);
+    for other in [garbage, whole] {
+        for named in with(&other) {
+            let frames = named.unwrap();
+            assert!(frames.len() == 1 && frames[0].name == "hidden_sum" && frames[0].line > 0, "{frames:?}");
+        }
     }
 }
 
@@ -230,7 +265,7 @@ fn deleted_and_replaced_files() {
     let program = lab.compile("cc", &["-O2", "-g"], "sample.c");
     let address = address_of(&program, "hidden_sum");
     let file = Arc::new(File::open(&program).unwrap());
-    let found = || names(|| Code::Elf { file: file.clone(), debug: None }, &[address]);
+    let found = || names(|| Code::Elf { file: file.clone(), debug: None, package: None }, &[address]);
     let expected = found();
     assert_eq!(outermost(&expected), [Ok("hidden_sum")]);
     fs::remove_file(&program).unwrap();
@@ -276,7 +311,7 @@ fn the_vdso_has_names() {
     let symbols: Vec<_> = nm(&copy, &["-D"]).into_iter().filter(|symbol| symbol.size > 0).collect();
     assert!(symbols.iter().any(|symbol| symbol.name.contains("clock_gettime")), "{symbols:?}");
     let addresses: Vec<u64> = symbols.iter().map(|symbol| symbol.address + symbol.size - 1).collect();
-    let named = names(|| Code::Elf { file: image.clone(), debug: None }, &addresses);
+    let named = names(|| Code::Elf { file: image.clone(), debug: None, package: None }, &addresses);
     for (symbol, name) in symbols.iter().zip(outermost(&named)) {
         let same = |other: &&Symbol| other.address == symbol.address && Ok(&*other.name) == name;
         assert!(symbols.iter().any(|other| same(&other)), "{symbol:?}: {name:?}");
@@ -356,7 +391,7 @@ proptest! {
             }
             let (file, debug) = (Arc::new(file.try_clone().unwrap()), file);
             let addresses: Vec<u64> = (0x1000..0x3000).step_by(16).chain([0, u64::MAX]).collect();
-            for named in names(|| Code::Elf { file: file.clone(), debug: debug.try_clone().ok() }, &addresses) {
+            for named in names(|| Code::Elf { file: file.clone(), debug: debug.try_clone().ok(), package: debug.try_clone().ok() }, &addresses) {
                 prop_assert!(named.is_err() || named.is_ok_and(|frames| !frames.is_empty()));
             }
         }

@@ -108,7 +108,7 @@ fn a_real_server_has_the_names() {
     let symbol = nm(&lab.path("sample_c"), &[]).into_iter().find(|symbol| symbol.name == "hidden_sum").unwrap();
     let addresses: Vec<u64> = (symbol.address..symbol.address + symbol.size).collect();
     let stripped = Arc::new(File::open(stripped).unwrap());
-    let code = || Code::Elf { file: stripped.clone(), debug: Some(found.try_clone().unwrap()) };
+    let code = || Code::Elf { file: stripped.clone(), debug: Some(found.try_clone().unwrap()), package: None };
     assert_eq!(names(code, &addresses), names(|| elf(&lab.path("sample_c")), &addresses));
     if optional("debuginfod-find") {
         let mut client = Command::new("debuginfod-find");

@@ -41,6 +41,15 @@ pub fn find(file: &File, path: &Path, pid: u32, build_id: Option<&BuildId>) -> D
     find_in(file, path, &[&root, Path::new("/")], build_id)
 }
 
+/// Finds the package with what compilers split off of the debug information (`-gsplit-dwarf`, then `dwp`): it lies beside
+/// the file. Whether the two belong together each unit in it says itself.
+pub fn find_package(path: &Path, pid: u32) -> Option<File> {
+    let mut name = path.strip_prefix("/").ok()?.as_os_str().to_owned();
+    name.push(".dwp");
+    let roots = [PathBuf::from(format!("/proc/{pid}/root")), PathBuf::from("/")];
+    roots.iter().find_map(|root| open_regular(&root.join(&name)))
+}
+
 fn find_in(file: &File, path: &Path, roots: &[&Path], build_id: Option<&BuildId>) -> DebugFile {
     let cache = ReadCache::new(file);
     let Some(elf) = parse(&cache) else { return DebugFile::Missing };

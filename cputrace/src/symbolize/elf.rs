@@ -7,13 +7,16 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Range;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, symlink};
+use std::path::{Path, PathBuf};
 
 use blazesym::symbolize::source::{Elf, Source};
 use blazesym::symbolize::{Input, Reason, Sym, Symbolized, Symbolizer};
 use object::elf::SHF_ALLOC;
 use object::read::elf::{ElfFile64, FileHeader};
 use object::{CompressionFormat, LittleEndian, Object as _, ObjectSection as _, ReadCache, ReadRef, SectionFlags};
+
+use tempfile::TempDir;
 
 use super::{SourceLine, guard};
 use crate::model::UnknownReason;
@@ -40,19 +43,31 @@ pub(super) type Found = Result<Vec<SourceLine>, UnknownReason>;
 /// One file, and what its headers say about it.
 pub(super) struct ElfNames<'a> {
     file: &'a File,
+    /// What was split off of its debug information.
+    package: Option<&'a File>,
     /// The addresses of each section that is loaded.
     sections: Vec<Range<u64>>,
     has_debug_info: bool,
+    /// What its debug information takes in memory when it is unpacked.
+    unpacked_bytes: u64,
 }
 
 impl<'a> ElfNames<'a> {
     /// Reads the headers of a file; the error is why it can have no names.
-    pub(super) fn open(file: &'a File) -> Result<Self, UnknownReason> {
+    pub(super) fn open(file: &'a File, package: Option<&'a File>) -> Result<Self, UnknownReason> {
+        let mut names = Self::open_one(file)?;
+        let is_sane = |package: &&File| {
+            ElfNames::open_one(package).is_ok_and(|package| package.unpacked_bytes <= MAX_UNPACKED_BYTES)
+        };
+        names.package = package.filter(is_sane);
+        Ok(names)
+    }
+
+    fn open_one(file: &'a File) -> Result<Self, UnknownReason> {
         // By `pread`: what is said about the file must not depend on its staying as it is.
         let cache = ReadCache::new(file);
         let elf = parse(&cache).ok_or(UnknownReason::Damaged)?;
-        let mut names = Self { file, sections: Vec::new(), has_debug_info: false };
-        let mut unpacked = 0_u64;
+        let mut names = Self { file, package: None, sections: Vec::new(), has_debug_info: false, unpacked_bytes: 0 };
         for section in elf.sections() {
             let name = section.name_bytes().unwrap_or_default();
             if let SectionFlags::Elf { sh_flags, .. } = section.flags()
@@ -69,28 +84,51 @@ impl<'a> ElfNames<'a> {
                 }
             } else if name.starts_with(b".debug_") {
                 names.has_debug_info |= name == b".debug_info";
-                unpacked = unpacked.saturating_add(debug_section_bytes(file, &section).unwrap_or(u64::MAX));
+                let bytes = debug_section_bytes(file, &section).unwrap_or(u64::MAX);
+                names.unpacked_bytes = names.unpacked_bytes.saturating_add(bytes);
             }
         }
-        names.has_debug_info &= unpacked <= MAX_UNPACKED_BYTES;
+        names.has_debug_info &= names.unpacked_bytes <= MAX_UNPACKED_BYTES;
         Ok(names)
     }
 
     /// The functions at `addresses`, which are sorted. Gives up when `stopped` says so.
     pub(super) fn look_up(&self, addresses: &[u64], stopped: &dyn Fn() -> bool) -> Vec<Found> {
-        let found = if self.has_debug_info { self.in_tables(addresses, true, stopped) } else { Err(guard::Broken) };
+        let path = self.path();
+        // What is damaged costs only itself: the package first, then all debug information.
+        let packaged = self.beside_package().filter(|_| self.has_debug_info);
+        let found =
+            packaged.ok_or(guard::Broken).and_then(|(_folder, path)| self.in_tables(&path, addresses, true, stopped));
         found
-            .or_else(|guard::Broken| self.in_tables(addresses, false, stopped))
+            .or_else(|guard::Broken| match self.has_debug_info {
+                true => self.in_tables(&path, addresses, true, stopped),
+                false => Err(guard::Broken),
+            })
+            .or_else(|guard::Broken| self.in_tables(&path, addresses, false, stopped))
             .unwrap_or_else(|guard::Broken| vec![Err(UnknownReason::Damaged); addresses.len()])
+    }
+
+    fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
+    }
+
+    /// A folder where the package has the name by which blazesym finds it: the file's, with `.dwp` behind it.
+    fn beside_package(&self) -> Option<(TempDir, PathBuf)> {
+        let package = format!("/proc/self/fd/{}", self.package?.as_raw_fd());
+        let folder = tempfile::tempdir().ok()?;
+        let path = folder.path().join("file");
+        symlink(self.path(), &path).and_then(|()| symlink(package, folder.path().join("file.dwp"))).ok()?;
+        Some((folder, path))
     }
 
     fn in_tables(
         &self,
+        path: &Path,
         addresses: &[u64],
         debug_info: bool,
         stopped: &dyn Fn() -> bool,
     ) -> Result<Vec<Found>, guard::Broken> {
-        let mut elf = Elf::new(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
+        let mut elf = Elf::new(path);
         elf.debug_syms = debug_info;
         let source = Source::Elf(elf);
         let mut all = Vec::with_capacity(addresses.len());

@@ -41,6 +41,8 @@ pub enum Code {
         /// The file that its debug information is in, if that is another one. The caller knows that the two belong
         /// together.
         debug: Option<File>,
+        /// The package with the rest of its debug information (`.dwp`), where that was split off.
+        package: Option<File>,
     },
     /// Made by a JIT compiler that keeps this map of it.
     PerfMap {
@@ -86,7 +88,10 @@ pub fn symbolize(profile: &mut Profile, code: &dyn Fn(MappingId) -> Code, stoppe
         }
         locations.sort_unstable();
         match code(mapping) {
-            Code::Elf { file, debug } => symbolize_elf(profile, &file, debug.as_ref(), locations, stopped),
+            Code::Elf { file, debug, package } => {
+                let files = ElfFiles { file: &file, debug: debug.as_ref(), package: package.as_ref() };
+                symbolize_elf(profile, files, locations, stopped);
+            }
             Code::PerfMap { file } => symbolize_jit(profile, &file, &locations),
             Code::Kernel => symbolize_kernel(profile, &locations),
             Code::Missing(reason) => set_all(profile, &locations, reason),
@@ -94,20 +99,25 @@ pub fn symbolize(profile: &mut Profile, code: &dyn Fn(MappingId) -> Code, stoppe
     }
 }
 
+/// See [`Code::Elf`].
+struct ElfFiles<'a> {
+    file: &'a File,
+    debug: Option<&'a File>,
+    package: Option<&'a File>,
+}
+
 /// The file with debug information first; what it does not name may be among the dynamic symbols of the other.
 fn symbolize_elf(
     profile: &mut Profile,
-    file: &File,
-    debug: Option<&File>,
+    ElfFiles { file: own_file, debug, package }: ElfFiles<'_>,
     locations: Vec<(u64, LocationId)>,
     stopped: &dyn Fn() -> bool,
 ) {
     let mut unnamed = locations;
-    let own_file = file;
     // Of two reasons that of the file with a symbol table says more.
     let mut has_symbols = false;
-    for file in debug.into_iter().chain([file]) {
-        let found = elf::ElfNames::open(file).map(|names| names.look_up(&addresses(&unnamed), stopped));
+    for file in debug.into_iter().chain([own_file]) {
+        let found = elf::ElfNames::open(file, package).map(|names| names.look_up(&addresses(&unnamed), stopped));
         let found = found.unwrap_or_else(|reason| vec![Err(reason); unnamed.len()]);
         let mut left = Vec::new();
         for ((address, id), lines) in unnamed.into_iter().zip(found) {

@@ -66,7 +66,7 @@ pub(crate) fn shown(code: impl Fn() -> Code, addresses: &[u64]) -> Vec<(String, 
 }
 
 pub(crate) fn elf(path: &Path) -> Code {
-    Code::Elf { file: Arc::new(File::open(path).unwrap()), debug: None }
+    Code::Elf { file: Arc::new(File::open(path).unwrap()), debug: None, package: None }
 }
 
 /// The name of each address's outermost function, or why it has none.
