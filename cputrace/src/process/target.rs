@@ -203,6 +203,11 @@ mod tests {
         let seconds = format!("98.{}", std::process::id());
         let name = || Target::Name(format!("^sleep {seconds}$"));
         let mut sleep = std::process::Command::new("sleep").arg(&seconds).spawn().unwrap();
+        // It has its command line a moment after it is there.
+        let command_line = format!("/proc/{}/cmdline", sleep.id());
+        while !std::fs::read_to_string(&command_line).unwrap().contains(&seconds) {
+            std::thread::yield_now();
+        }
         let by = |target| resolve(&[target]).map(|resolved| resolved.pids);
         assert_eq!(by(Target::Pid(sleep.id())).unwrap(), [sleep.id()]);
         assert_eq!(by(name()).unwrap(), [sleep.id()]);
