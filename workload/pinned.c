@@ -1,7 +1,8 @@
 /* The program that `cargo xtask bench` slows down: pinned to one CPU, it does the same piece of work again and again
- * below 25 calls, and prints the nanoseconds that each piece took.
+ * below 25 calls, or so many as are asked for, and prints the nanoseconds that each piece took.
  *
- *   pinned CPU [HZ]     with HZ, its own sampling clock runs that often with nobody reading: the timer's cost alone
+ *   pinned CPU [HZ [CALLS]]     with HZ, its own sampling clock runs that often with nobody reading: the timer's cost
+ *                               alone
  */
 #define _GNU_SOURCE
 #include <linux/perf_event.h>
@@ -14,7 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define DEPTH 25
+#define CALLS 25
 #define NOINLINE __attribute__((noinline))
 
 static volatile unsigned long sink;
@@ -54,7 +55,7 @@ static int open_clock(long hz) {
 
 int main(int argc, char **argv) {
     if (argc < 2) {
-        fprintf(stderr, "usage: %s CPU [HZ]\n", argv[0]);
+        fprintf(stderr, "usage: %s CPU [HZ [CALLS]]\n", argv[0]);
         return 2;
     }
     cpu_set_t cpus;
@@ -66,13 +67,14 @@ int main(int argc, char **argv) {
     }
     /* Whatever else wants this CPU gets little of it; without root it is as it is. */
     (void)setpriority(PRIO_PROCESS, 0, -20);
-    if (argc > 2 && open_clock(atol(argv[2])) < 0) {
+    if (argc > 2 && atol(argv[2]) > 0 && open_clock(atol(argv[2])) < 0) {
         perror("perf_event_open");
         return 1;
     }
+    int calls = argc > 3 ? atoi(argv[3]) : CALLS;
     for (;;) {
         long start = now_ns();
-        below(DEPTH);
+        below(calls);
         if (printf("%ld\n", now_ns() - start) < 0 || fflush(stdout) != 0)
             return 0; /* Nobody reads any more. */
     }

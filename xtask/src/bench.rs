@@ -1,14 +1,20 @@
 //! Measures what cputrace costs, beside perf and bpftrace in the same run: a figure of one hour does not hold in another.
 //!
 //! - [`sample`]: what one sample costs the program that is sampled, and how long until the first one.
+//! - [`stack`]: what eBPF programs take for a stack, ours and one that has the kernel walk frame pointers.
+//! - [`tables`]: what the unwinder's tables of large and small files take, beside gimli's.
 //! - [`switch`]: what the account of the threads' time costs a switch.
 //! - [`host`]: what the profiler itself takes while it watches the whole host at the usual rate.
 //!
 //! It measures and prints; what is too much is for the reader, and for the tests, to judge.
 
+mod get_stack;
 mod host;
+mod run_time;
 mod sample;
+mod stack;
 mod switch;
+mod tables;
 mod tool;
 
 use std::time::Duration;
@@ -19,7 +25,7 @@ use crate::workload::{self, Frames};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Only these parts
-    #[arg(value_parser = ["sample", "switch", "host"])]
+    #[arg(value_parser = ["sample", "stack", "tables", "switch", "host"])]
     parts: Vec<String>,
     /// Rate at which the cost of one sample is measured
     #[arg(long, value_name = "HZ", default_value_t = 5000)]
@@ -52,6 +58,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             workload::build_pinned(frames)?;
         }
     }
+    if !built && wanted("tables") {
+        tables::measure()?;
+    }
     if !is_root() {
         let mut again = as_root(std::env::current_exe()?);
         return system::run(again.args(std::env::args_os().skip(1)).arg("--built"));
@@ -60,6 +69,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         for frames in [Frames::Pointers, Frames::NoPointers] {
             sample::measure(frames, frequency, rounds)?;
         }
+    }
+    if wanted("stack") {
+        stack::measure(frequency, rounds)?;
     }
     if wanted("switch") {
         switch::measure(rounds)?;

@@ -35,6 +35,9 @@ const MIN_GAPS: u32 = 1024;
 /// A larger section, once decompressed, is no real file's.
 const MAX_DEBUG_FRAME: u64 = 1 << 28;
 
+/// More linkage tables than this are no real file's.
+const MAX_PLTS: usize = 64;
+
 /// Bytes of code that are looked at for that, in pieces of this size.
 const PROBE_TOTAL: usize = 1 << 20;
 const PROBE_PIECE: usize = 16 << 10;
@@ -99,9 +102,8 @@ pub fn build(file: &File) -> Result<Built, BuildError> {
     })
 }
 
-/// Builds the tables of a file that is in memory: the vDSO.
-#[cfg(test)]
-pub(super) fn build_image(image: &[u8]) -> Result<Built, BuildError> {
+/// Builds the tables of a file that is in memory.
+pub fn build_image(image: &[u8]) -> Result<Built, BuildError> {
     let headers = Headers::read(image, image.len() as u64)?;
     headers.build(&|range| image.get(range.start as usize..range.end as usize).map(<[u8]>::to_vec))
 }
@@ -134,7 +136,7 @@ impl Headers {
         let mut eh_frame_hdr = None;
         for segment in header.program_headers(E, data)? {
             match segment.p_type(E) {
-                PT_LOAD => all.segments.push(load_segment(segment)),
+                PT_LOAD => all.segments.push(load_segment(segment, length)),
                 PT_GNU_EH_FRAME => eh_frame_hdr = Some((segment.p_offset(E), segment.p_vaddr(E), segment.p_filesz(E))),
                 _ => {}
             }
@@ -161,6 +163,7 @@ impl Headers {
             let Ok(name) = sections.section_name(E, section) else { continue };
             let (address, size) = (section.sh_addr(E), section.sh_size(E));
             let range = address..address.saturating_add(size);
+            let has_room = self.plt.len() < MAX_PLTS;
             let is_loaded = section.sh_flags(E).0 & SHF_ALLOC.0 != 0;
             match name {
                 b".eh_frame" if is_loaded && size <= length => {
@@ -169,8 +172,10 @@ impl Headers {
                 b".debug_frame" if size <= length => {
                     self.debug_frame = decompressed(section, data);
                 }
-                b".plt" | b".iplt" => self.plt.push((range, Rule::new(Cfa::Plt { pushed_at: 11 }, Rbp::Unchanged))),
-                b".plt.sec" | b".plt.got" => {
+                b".plt" | b".iplt" if has_room => {
+                    self.plt.push((range, Rule::new(Cfa::Plt { pushed_at: 11 }, Rbp::Unchanged)));
+                }
+                b".plt.sec" | b".plt.got" if has_room => {
                     let cfa = Cfa::Register { register: register::RSP, offset: 8 };
                     self.plt.push((range, Rule::new(cfa, Rbp::Unchanged)));
                 }
@@ -328,12 +333,13 @@ fn decompressed<'data, R: ReadRef<'data>>(section: &SectionHeader64<LittleEndian
     data.decompress().ok().map(std::borrow::Cow::into_owned)
 }
 
-fn load_segment(segment: &ProgramHeader64<LittleEndian>) -> Segment {
+/// As far as the file has it.
+fn load_segment(segment: &ProgramHeader64<LittleEndian>, length: u64) -> Segment {
     const E: LittleEndian = LittleEndian;
-    let offset = segment.p_offset(E);
+    let offset = segment.p_offset(E).min(length);
     Segment {
         address: segment.p_vaddr(E),
-        file: offset..offset.saturating_add(segment.p_filesz(E)),
+        file: offset..offset.saturating_add(segment.p_filesz(E)).min(length),
         is_code: segment.p_flags(E).0 & PF_X.0 != 0,
     }
 }

@@ -8,6 +8,10 @@ use rustc_hash::FxBuildHasher;
 
 use super::reader::Reader;
 
+/// Longer instructions that functions have in common are no real file's. Without a bound, a small hostile file could have
+/// very long ones for each of its functions, one over the other.
+const MAX_COMMON_BYTES: usize = 4096;
+
 /// Which of the two formats it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Format {
@@ -195,6 +199,9 @@ impl<'a> Common<'a> {
             _ => return None,
         }
         common.instructions = section.bytes.get(reader.position()..entry.end)?;
+        if common.instructions.len() > MAX_COMMON_BYTES {
+            return None;
+        }
         Some(common)
     }
 }

@@ -102,6 +102,10 @@ pub(super) struct Usage {
 }
 
 impl Running {
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(super) fn usage(&self) -> anyhow::Result<Usage> {
         usage(self.child.id()).with_context(|| format!("{} is gone", self.tool.name()))
     }
