@@ -2,7 +2,7 @@
 //!
 //! | module | what it is for |
 //! | --- | --- |
-//! | [`session`] | one recording from attach to detach: the only place that joins the parts |
+//! | [`session`] | one session from attach to detach, as one recording or in windows: the only place that joins the parts |
 //! | [`model`] | a recording in pprof's terms; knows nothing else |
 //! | [`tier`] | the ways to samples: eBPF, perf_event_open, none |
 //! | [`ebpf`] | the eBPF object in the kernel |

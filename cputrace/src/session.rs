@@ -1,7 +1,8 @@
-//! One recording from attach to detach: the only place that joins the parts.
+//! One session from attach to detach: the only place that joins the parts.
 //!
-//! [`record`] reads as the table of contents. A closed set of events drives its loop: the drain's and the
-//! timeline's due times, the deadline, and what the caller sends ([`Stop`]).
+//! [`record`] reads as the table of contents; [`watch`] is the same, with a recording of each window instead of one at the
+//! end. A closed set of events drives the loop: the drain's and the timeline's due times, the window's end, the deadline,
+//! and what the caller sends ([`Stop`]).
 
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
@@ -152,16 +153,43 @@ pub fn record(
     if let Some(command) = command.as_deref_mut() {
         command.release()?;
     }
-    let end = session.run(command, on_progress, stop);
+    let end = session.run(command, on_progress, None, stop);
     session.detach();
-    let recording = session.finish(stop);
+    let recording = session.take_window(stop);
     Ok(Outcome { recording, end })
+}
+
+/// Records without an end: hands over what each window of this length brought, without a gap between two of them, until
+/// the caller sends [`Stop`], the targets are gone or the time is over; the last window may be shorter.
+/// Windows have no counters and no samples of an event ([`Options::pmu`] and [`Options::event`] are not looked at).
+pub fn watch(
+    options: &Options,
+    window: Duration,
+    on_window: &mut dyn FnMut(Recording),
+    stop: &Receiver<Stop>,
+) -> Result<EndReason, SessionError> {
+    let options = &Options { pmu: Vec::new(), event: None, ..options.clone() };
+    let mut session = Session::attach(options, None)?;
+    session.start()?;
+    let end = session.run(None, &mut |_| {}, Some(Windows { length: window, on_window }), stop);
+    session.detach();
+    on_window(session.take_window(stop));
+    Ok(end)
+}
+
+/// What is done with windows while a session runs.
+struct Windows<'a> {
+    length: Duration,
+    on_window: &'a mut dyn FnMut(Recording),
 }
 
 struct Session<'a> {
     options: &'a Options,
     sampler: Box<dyn Sampler>,
+    /// What holds for the whole session.
     notes: Vec<String>,
+    /// What holds for this window.
+    window_notes: Vec<String>,
     /// Whether the targets are a set of processes, which can become empty.
     selection: Selection,
     /// The processes that are targets now.
@@ -178,13 +206,30 @@ struct Session<'a> {
     started: Instant,
     elapsed: Duration,
     threads: Option<(Vec<ThreadTime>, SchedulerLedger)>,
-    own_cpu_before: Duration,
     own_cpu: Duration,
+    /// The end of the window that was taken last.
+    window_end: SystemTime,
+    /// The same by CLOCK_MONOTONIC.
+    window_end_ns: u64,
+    /// Whether [`Stop`] came while names were looked up.
+    is_stopped: bool,
+    /// What sums came to when the window started.
+    before: Sums,
     /// Samples so far of each process, where the targets are not a set of processes.
     busy: HashMap<u32, u64>,
     counting: Option<Counting>,
     metrics: Vec<MetricValue>,
     event: Option<EventSampling>,
+}
+
+/// Sums since the session's start.
+#[derive(Clone, Default)]
+struct Sums {
+    ticks: tier::Ticks,
+    own_cpu: Duration,
+    bpf_programs: Vec<ProgramCost>,
+    bad_records: u64,
+    lost_changes: u64,
 }
 
 impl<'a> Session<'a> {
@@ -213,22 +258,17 @@ impl<'a> Session<'a> {
         }
         sampler.prepare(&pids);
         let counting = (!options.pmu.is_empty()).then(|| counting(options, selection, &pids));
-        let mut profile = Profile::new();
-        let source = on_cpu::source(&mut profile, options.frequency);
-        let mut aggregator = Aggregator::new(profile, source, monotonic_ns(), options.timeline);
-        if let Some(sampling) = &sampling {
-            aggregator.add_event_source(|profile| event::source(profile, sampling));
-        }
         Ok(Self {
             options,
             sampler,
             notes,
+            window_notes: Vec::new(),
             selection,
             targets: pids.into_iter().collect(),
             suspects: Vec::new(),
             batch: Batch::default(),
             mappings: Mappings::default(),
-            aggregator,
+            aggregator: aggregator(options, sampling.as_ref(), monotonic_ns()),
             reasons,
             timelines: Timelines::new(),
             ledger: Ledger::default(),
@@ -236,8 +276,11 @@ impl<'a> Session<'a> {
             started: Instant::now(),
             elapsed: Duration::ZERO,
             threads: None,
-            own_cpu_before: Duration::ZERO,
             own_cpu: Duration::ZERO,
+            window_end: SystemTime::now(),
+            window_end_ns: 0,
+            is_stopped: false,
+            before: Sums::default(),
             busy: HashMap::new(),
             counting,
             metrics: Vec::new(),
@@ -252,7 +295,7 @@ impl<'a> Session<'a> {
             counting.enable();
         }
         (self.start, self.started) = (SystemTime::now(), Instant::now());
-        self.own_cpu_before = own_cpu();
+        self.before.own_cpu = own_cpu();
         let now_ns = monotonic_ns();
         self.sampler.start_threads(now_ns)?;
         self.aggregator.start_at(now_ns);
@@ -265,6 +308,7 @@ impl<'a> Session<'a> {
         &mut self,
         mut command: Option<&mut HeldCommand>,
         on_progress: &mut dyn FnMut(&Progress<'_>),
+        mut windows: Option<Windows<'_>>,
         stop: &Receiver<Stop>,
     ) -> EndReason {
         let deadline = self.options.duration.map(|duration| self.started + duration);
@@ -272,8 +316,10 @@ impl<'a> Session<'a> {
         let mut observe = Due::every(self.options.interval, self.started);
         let mut look = Due::every(LOOK_INTERVAL, self.started);
         let mut count = Due::every(COUNT_INTERVAL, self.started);
+        let mut window = windows.as_ref().map(|windows| Due::every(windows.length, self.started));
         loop {
-            let next = [Some(drain.at), Some(observe.at), deadline].into_iter().flatten().min();
+            let window_end = window.as_ref().map(|window| window.at);
+            let next = [Some(drain.at), Some(observe.at), window_end, deadline].into_iter().flatten().min();
             let wait = next.map_or(DRAIN_INTERVAL, |next| next.saturating_duration_since(Instant::now()));
             match stop.recv_timeout(wait) {
                 Ok(Stop) => return EndReason::Stopped,
@@ -295,6 +341,15 @@ impl<'a> Session<'a> {
             if look.is_due(now) {
                 self.look_for_targets();
             }
+            if let (Some(windows), Some(window)) = (&mut windows, &mut window)
+                && window.is_due(now)
+            {
+                self.end_window();
+                (windows.on_window)(self.take_window(stop));
+                if self.is_stopped {
+                    return EndReason::Stopped;
+                }
+            }
             if let Some(command) = &mut command {
                 // Takes note of its end, so that it does not stay a zombie.
                 command.try_wait();
@@ -313,15 +368,23 @@ impl<'a> Session<'a> {
         if let Err(error) = self.sampler.disable() {
             self.notes.push(error.to_string());
         }
+        self.end_window();
+        self.drain(u64::MAX);
+    }
+
+    /// Takes what belongs to the window that ends now.
+    fn end_window(&mut self) {
         self.elapsed = self.started.elapsed();
         self.count();
         match self.sampler.threads(monotonic_ns()) {
             Ok(threads) => self.threads = threads,
-            Err(error) => self.notes.push(format!("the threads' time is lost: {error}")),
+            Err(error) => self.window_notes.push(format!("the threads' time is lost: {error}")),
         }
-        self.drain(u64::MAX);
+        // After the threads: looking at them brings the stacks of those that wait still.
+        (self.window_end, self.window_end_ns) = (SystemTime::now(), monotonic_ns());
+        self.drain(self.window_end_ns);
         self.observe();
-        self.own_cpu = own_cpu().saturating_sub(self.own_cpu_before);
+        self.own_cpu = own_cpu();
     }
 
     /// Takes what the kernel has for us, in order of time; what comes after `until_ns` waits for the next time.
@@ -437,43 +500,61 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Looks up names and puts the recording together.
-    fn finish(mut self, stop: &Receiver<Stop>) -> Recording {
-        let sampling = self.close_ledger();
+    /// Looks up names and puts together what the window brought; the next one has begun when it ended.
+    fn take_window(&mut self, stop: &Receiver<Stop>) -> Recording {
+        let elapsed = self.elapsed;
+        let (sampling, ticks) = self.close_ledger();
         self.close_event();
         let overhead = self.overhead();
         let unwinding = self.sampler.unwinding().map(unwinding);
-        let Aggregate { mut profile, waits, objects } = self.aggregator.finish();
+        self.before = Sums {
+            ticks,
+            own_cpu: self.own_cpu,
+            bpf_programs: self.sampler.bpf_costs().unwrap_or_default(),
+            bad_records: self.batch.bad_records,
+            lost_changes: self.batch.lost_changes,
+        };
+        let next = aggregator(self.options, self.event.as_ref(), self.window_end_ns);
+        let Aggregate { mut profile, waits, objects } = std::mem::replace(&mut self.aggregator, next).finish();
         // Once said counts for all that is left.
         let is_stopped = Cell::new(false);
         let stopped = || {
             is_stopped.set(is_stopped.get() || stop.try_recv().is_ok());
             is_stopped.get()
         };
+        let mut notes = self.notes.clone();
+        notes.append(&mut self.window_notes);
         let finder = CodeFinder::new(&self.mappings, &stopped);
         let code = |mapping: MappingId| {
             objects.get(&mapping).map_or(Code::Missing(UnknownReason::Unmapped), |&object| finder.find(object))
         };
         symbolize(&mut profile, &code, &stopped);
-        self.notes.extend(finder.notes());
-        self.notes.extend(unnamed::notes(&profile));
+        notes.extend(finder.notes());
+        notes.extend(unnamed::notes(&profile));
+        self.is_stopped |= is_stopped.get();
         if self.options.waits.is_some() && self.threads.is_some() {
             add_waits(&mut profile, &waits, &mut self.reasons);
         }
         if waits.events_dropped() > 0 {
-            self.notes.push(format!(
+            notes.push(format!(
                 "the times of {} waits were not kept one by one; they are in the sums",
                 waits.events_dropped()
             ));
         }
-        let (threads, scheduler) = self.threads.map_or((Vec::new(), None), |(times, ledger)| (times, Some(ledger)));
-        let timelines = self.timelines.finish();
+        let threads = self.threads.take();
+        let (threads, scheduler) = threads.map_or((Vec::new(), None), |(times, ledger)| (times, Some(ledger)));
+        let timelines = std::mem::take(&mut self.timelines).finish();
         let name_of = |pid| timelines.iter().find(|timeline| timeline.pid == pid).map(|timeline| timeline.name.clone());
-        let pmu = self.counting.map(|counting| counting.finish(self.elapsed, &name_of));
+        let pmu = self.counting.take().map(|counting| counting.finish(elapsed, &name_of));
+        let start = std::mem::replace(&mut self.start, self.window_end);
+        self.started += elapsed;
+        self.busy.clear();
+        // Read afresh where samples come: what ended processes had mapped is not kept, nor their files held open.
+        self.mappings = Mappings::default();
         Recording {
-            session_id: session_id(self.start),
-            start: self.start,
-            duration: self.elapsed,
+            session_id: session_id(start),
+            start,
+            duration: elapsed,
             host: host::host(),
             targets: self.options.targets.clone(),
             sampling,
@@ -481,12 +562,12 @@ impl<'a> Session<'a> {
             timelines,
             threads,
             scheduler,
-            ledger: self.ledger,
+            ledger: std::mem::take(&mut self.ledger),
             overhead,
             unwinding,
             pmu,
-            event: self.event,
-            notes: self.notes,
+            event: self.event.clone(),
+            notes,
         }
     }
 
@@ -500,52 +581,77 @@ impl<'a> Session<'a> {
             }
             Ok(None) => {}
             Err(error) => {
-                self.notes.push(format!("what became of the samples by {} is not known: {error}", sampling.name));
+                self.window_notes
+                    .push(format!("what became of the samples by {} is not known: {error}", sampling.name));
             }
         }
         if sampling.expected > 0 && sampling.seen == 0 {
-            self.notes.push(format!("no sample by {} came: {}", sampling.name, Reason::NoInterrupt));
+            self.window_notes.push(format!("no sample by {} came: {}", sampling.name, Reason::NoInterrupt));
         }
     }
 
-    /// Enters what the kernel's side counted.
-    fn close_ledger(&mut self) -> Sampling {
-        let ticks = self.sampler.ticks().unwrap_or_else(|error| {
-            self.notes.push(format!("the ledger is incomplete: {error}"));
-            tier::Ticks::default()
+    /// Enters what the kernel's side counted in the window; with it comes what it counted so far.
+    fn close_ledger(&mut self) -> (Sampling, tier::Ticks) {
+        let so_far = self.sampler.ticks().unwrap_or_else(|error| {
+            self.window_notes.push(format!("the ledger is incomplete: {error}"));
+            self.before.ticks.clone()
         });
-        let tier::Ticks { clock, expected, seen, idle, filtered, lost } = ticks;
+        let tier::Ticks { clock, expected, seen, idle, filtered, lost } = so_far.since(&self.before.ticks);
         self.ledger.ticks_expected = expected;
         self.ledger.ticks = seen;
         self.ledger.ticks_idle = idle;
         self.ledger.ticks_filtered = filtered;
         self.ledger.samples_lost = lost;
-        self.ledger.samples_lost.insert(LossReason::BadRecord, self.batch.bad_records);
-        if self.batch.lost_changes > 0 {
-            self.notes.push(format!(
-                "{} changes of processes were not reported by the kernel: some frames may lie in no known mapping",
-                self.batch.lost_changes
+        self.ledger.samples_lost.insert(LossReason::BadRecord, self.batch.bad_records - self.before.bad_records);
+        let lost_changes = self.batch.lost_changes - self.before.lost_changes;
+        if lost_changes > 0 {
+            self.window_notes.push(format!(
+                "{lost_changes} changes of processes were not reported by the kernel: some frames may lie in no known mapping"
             ));
         }
         let missed = self.ledger.samples_lost.get(&LossReason::ClockMissed).copied().unwrap_or(0);
         let wanted = self.ledger.samples_expected();
         let came = if wanted == 0 { 1.0 } else { (wanted - missed) as f64 / wanted as f64 };
         let asked_hz = f64::from(self.options.frequency);
-        Sampling { tier: self.sampler.tier(), clock, asked_hz, achieved_hz: asked_hz * came }
+        (Sampling { tier: self.sampler.tier(), clock, asked_hz, achieved_hz: asked_hz * came }, so_far)
     }
 
+    /// What the window cost.
     fn overhead(&self) -> Overhead {
-        let programs = self.sampler.bpf_costs();
+        let programs = self.sampler.bpf_costs().map(|programs| since(programs, &self.before.bpf_programs));
         let total = |programs: &Vec<ProgramCost>| programs.iter().map(|program| program.run_time).sum();
         Overhead {
             bpf_run_time: programs.as_ref().map(total),
             bpf_runs: programs.iter().flatten().map(|program| program.runs).sum(),
             bpf_programs: programs.unwrap_or_default(),
-            own_cpu: self.own_cpu,
+            own_cpu: self.own_cpu.saturating_sub(self.before.own_cpu),
             own_rss_kb: own_peak_rss_kb(),
             map_kb: crate::ebpf::map_kb(),
         }
     }
+}
+
+/// An empty window that starts at `start_ns` (CLOCK_MONOTONIC).
+fn aggregator(options: &Options, sampling: Option<&EventSampling>, start_ns: u64) -> Aggregator {
+    let mut profile = Profile::new();
+    let source = on_cpu::source(&mut profile, options.frequency);
+    let mut aggregator = Aggregator::new(profile, source, start_ns, options.timeline);
+    if let Some(sampling) = sampling {
+        aggregator.add_event_source(|profile| event::source(profile, sampling));
+    }
+    aggregator
+}
+
+/// What programs cost since they had cost `before`.
+fn since(mut programs: Vec<ProgramCost>, before: &[ProgramCost]) -> Vec<ProgramCost> {
+    for program in &mut programs {
+        if let Some(before) = before.iter().find(|before| before.name == program.name) {
+            program.run_time = program.run_time.saturating_sub(before.run_time);
+            program.runs = program.runs.saturating_sub(before.runs);
+        }
+    }
+    programs.retain(|program| program.runs > 0);
+    programs
 }
 
 /// Opens counters for the targets; they do not count yet.

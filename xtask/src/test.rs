@@ -46,7 +46,7 @@ const PACKAGES: &[(&str, &str)] = &[
 ];
 
 /// The test programs whose ignored tests need root.
-const LIVE_TESTS: &[&str] = &["live", "sched", "unwinding", "pmu", "programs", "names_versions"];
+const LIVE_TESTS: &[&str] = &["live", "serve", "sched", "unwinding", "pmu", "programs", "names_versions"];
 
 enum Outcome {
     Passed,

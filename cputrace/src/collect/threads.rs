@@ -62,7 +62,7 @@ impl ThreadTimes {
         }
     }
 
-    /// Every thread that lived in the window, which ends now (CLOCK_MONOTONIC), and what is lacking.
+    /// Every thread that lived in the window, which ends now (CLOCK_MONOTONIC), and what is lacking; the next one starts.
     pub fn finish(&mut self, now_ns: u64) -> Result<(Vec<ThreadTime>, SchedulerLedger), EbpfError> {
         // Before the ended ones are taken: a thread that ends meanwhile is in both, and left out here.
         let alive = self.maps.threads();
@@ -79,6 +79,10 @@ impl ThreadTimes {
         let stats = self.maps.stats()?;
         let before = self.stats_before;
         let lost = |stats: SchedStats| stats.waits_lost + stats.waits_busy;
+        // The next window starts from what was read here: a thread that ends meanwhile counts in one of the two.
+        self.before = alive.iter().map(|thread| (identity(thread), so_far(thread, now_ns))).collect();
+        (self.start_ns, self.stats_before) = (now_ns, stats);
+        self.maps.reset_longest_waits();
         let ledger = SchedulerLedger {
             threads_lost: stats.threads_full - before.threads_full,
             ends_lost: stats.ends_lost - before.ends_lost,

@@ -94,6 +94,22 @@ pub struct Ticks {
     pub lost: BTreeMap<LossReason, u64>,
 }
 
+impl Ticks {
+    /// What came since `before` was counted.
+    pub fn since(&self, before: &Self) -> Self {
+        let Self { clock, expected, seen, idle, filtered, ref lost } = *self;
+        let lost_before = |reason| before.lost.get(reason).copied().unwrap_or(0);
+        Self {
+            clock,
+            expected: expected.saturating_sub(before.expected),
+            seen: seen.saturating_sub(before.seen),
+            idle: idle.saturating_sub(before.idle),
+            filtered: filtered.saturating_sub(before.filtered),
+            lost: lost.iter().map(|(reason, count)| (*reason, count.saturating_sub(lost_before(reason)))).collect(),
+        }
+    }
+}
+
 /// One way to samples, attached to its targets.
 pub trait Sampler {
     /// Which tier it is.
@@ -118,7 +134,7 @@ pub trait Sampler {
     fn start_threads(&mut self, _now_ns: u64) -> Result<(), TierError> {
         Ok(())
     }
-    /// The time of every thread up to now; `None` where it is not accounted.
+    /// The time of every thread up to now, from where on a new account starts; `None` where it is not accounted.
     fn threads(&mut self, _now_ns: u64) -> Result<Option<(Vec<ThreadTime>, SchedulerLedger)>, TierError> {
         Ok(None)
     }
