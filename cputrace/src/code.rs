@@ -7,15 +7,14 @@ use std::fs::File;
 use std::sync::Arc;
 
 use crate::model::{BuildId, MappingKind, UnknownReason};
+use crate::process::Object;
 use crate::process::debug_file::{self, DebugFile};
 use crate::process::debuginfod::{Debuginfod, Settings};
 use crate::process::jit::{PerfMap, PerfMapError};
-use crate::process::{Mappings, ObjectId};
 use crate::symbolize::Code;
 
 /// Finds the code of the objects of a recording.
 pub struct CodeFinder<'a> {
-    mappings: &'a Mappings,
     /// Servers that are asked for debug information that this machine does not have.
     servers: RefCell<Option<Debuginfod>>,
     notes: RefCell<Vec<String>>,
@@ -24,14 +23,13 @@ pub struct CodeFinder<'a> {
 
 impl<'a> CodeFinder<'a> {
     /// Reads the environment for servers. When `stopped` turns true no server is waited for.
-    pub fn new(mappings: &'a Mappings, stopped: &'a dyn Fn() -> bool) -> Self {
+    pub fn new(stopped: &'a dyn Fn() -> bool) -> Self {
         let servers = Settings::from_environment(&|name| std::env::var(name).ok());
-        Self { mappings, servers: RefCell::new(servers.map(Debuginfod::new)), notes: RefCell::default(), stopped }
+        Self { servers: RefCell::new(servers.map(Debuginfod::new)), notes: RefCell::default(), stopped }
     }
 
     /// Where the code of an object can be read.
-    pub fn find(&self, id: ObjectId) -> Code {
-        let object = self.mappings.object(id);
+    pub fn find(&self, object: &Object) -> Code {
         match (object.kind, &object.file) {
             (MappingKind::Kernel, _) => Code::Kernel,
             // What is known of the file by its build id is still true, but not what it has now.
@@ -56,7 +54,7 @@ impl<'a> CodeFinder<'a> {
                 Code::Elf { file: file.clone(), debug, package }
             }
             (MappingKind::File | MappingKind::Vdso, None) => Code::Missing(UnknownReason::FileGone),
-            (MappingKind::Anonymous, _) => match object.perf_map.as_ref().map(PerfMap::open) {
+            (MappingKind::Anonymous, _) => match object.perf_map.as_deref().map(PerfMap::open) {
                 Some(Ok(file)) => Code::PerfMap { file },
                 Some(Err(error)) => {
                     if error != PerfMapError::Missing {
@@ -66,7 +64,7 @@ impl<'a> CodeFinder<'a> {
                 }
                 None => Code::Missing(UnknownReason::NoJitInfo),
             },
-            (MappingKind::Unmapped, _) if id == ObjectId::PROCESS_GONE => Code::Missing(UnknownReason::ProcessGone),
+            (MappingKind::Unmapped, _) if object.is_process_gone() => Code::Missing(UnknownReason::ProcessGone),
             (MappingKind::Unmapped | MappingKind::Label, _) => Code::Missing(UnknownReason::Unmapped),
         }
     }

@@ -52,8 +52,8 @@ fn map(mappings: &mut Mappings, index: u64, file: FileId, address: u64) -> Objec
 }
 
 fn name(mappings: &Mappings, object: ObjectId, address: u64) -> Result<String, UnknownReason> {
-    let finder = CodeFinder::new(mappings, &|| false);
-    let code = std::cell::Cell::new(Some(finder.find(object)));
+    let finder = CodeFinder::new(&|| false);
+    let code = std::cell::Cell::new(Some(finder.find(mappings.object(object))));
     let named = names(|| code.take().unwrap(), &[address]).remove(0)?;
     Ok(named.last().unwrap().system_name.clone())
 }

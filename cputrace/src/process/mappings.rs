@@ -3,7 +3,7 @@
 //! Fed by [`Change`]s in order of time; a process that was there before is read from `/proc/PID/maps` when it is
 //! first asked for. Knows files only as far as an address needs: names are `symbolize`'s.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use rustc_hash::FxBuildHasher;
 
 use super::elf::ElfFacts;
 use super::jit::PerfMap;
-use super::{Change, FileId, Region};
+use super::{Change, FileId, Region, target};
 use crate::model::{ElfAddr, MappingKind};
 
 type FxMap<K, V> = HashMap<K, V, FxBuildHasher>;
@@ -25,12 +25,15 @@ const OPEN_ATTEMPTS: u32 = 4;
 /// Processes whose mappings are kept after their end.
 const MAX_ENDED: usize = 256;
 
+/// The path of [`ObjectId::PROCESS_GONE`].
+const PROCESS_GONE: &str = "[process gone]";
+
 /// A row of [`Mappings::objects`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct ObjectId(usize);
 
 /// Something that code was found in, the same for all processes that map it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Object {
     /// What kind of memory it is.
     pub kind: MappingKind,
@@ -39,7 +42,7 @@ pub struct Object {
     /// The open file, and what is known of it, once an address in it was asked for.
     pub file: Option<(Arc<File>, Arc<ElfFacts>)>,
     /// Where the names of code without a file may be, once an address in it was asked for.
-    pub perf_map: Option<PerfMap>,
+    pub perf_map: Option<Arc<PerfMap>>,
     /// A process that maps it.
     pub pid: u32,
     /// The file's inode; 0 without a file.
@@ -68,6 +71,11 @@ impl Object {
         Self { kind, path, file: None, perf_map: None, pid, inode, attempts: 0, version: None }
     }
 
+    /// Whether it stands for processes that ended before their mappings were read.
+    pub fn is_process_gone(&self) -> bool {
+        self.kind == MappingKind::Unmapped && self.path == Path::new(PROCESS_GONE)
+    }
+
     /// Whether the open file was written to since it was opened: what it has now belongs to other addresses.
     pub fn is_overwritten(&self) -> bool {
         self.file.as_ref().is_some_and(|(file, _)| Version::of(file) != self.version)
@@ -91,7 +99,8 @@ struct AddressSpace {
 #[derive(Debug)]
 pub struct Mappings {
     spaces: FxMap<u32, Option<AddressSpace>>,
-    objects: Vec<Object>,
+    objects: FxMap<ObjectId, Object>,
+    next_object: usize,
     ids: FxMap<(FileId, u32), ObjectId>,
     /// Processes that have ended, the last one last.
     ended: VecDeque<u32>,
@@ -125,19 +134,33 @@ impl ObjectId {
 impl Default for Mappings {
     fn default() -> Self {
         let named = |kind, name| Object::new(kind, PathBuf::from(name), 0, 0);
-        let objects = vec![
-            named(MappingKind::Kernel, "[kernel]"),
-            named(MappingKind::Unmapped, "[unmapped]"),
-            named(MappingKind::Unmapped, "[process gone]"),
-        ];
-        Self { spaces: FxMap::default(), objects, ids: FxMap::default(), ended: VecDeque::new() }
+        let objects = FxMap::from_iter([
+            (ObjectId::KERNEL, named(MappingKind::Kernel, "[kernel]")),
+            (ObjectId::UNMAPPED, named(MappingKind::Unmapped, "[unmapped]")),
+            (ObjectId::PROCESS_GONE, named(MappingKind::Unmapped, PROCESS_GONE)),
+        ]);
+        let next_object = objects.len();
+        Self { spaces: FxMap::default(), objects, next_object, ids: FxMap::default(), ended: VecDeque::new() }
     }
 }
 
 impl Mappings {
-    /// What an id stands for.
+    /// What an id stands for, that [`Self::normalize`] gave since [`Self::forget_unused`].
     pub fn object(&self, id: ObjectId) -> &Object {
-        &self.objects[id.0]
+        &self.objects[&id]
+    }
+
+    /// Forgets processes that are gone, and closes the files that no other one maps.
+    pub fn forget_unused(&mut self) {
+        let ended = &self.ended;
+        // An end that the kernel could not report in time is seen here.
+        self.spaces.retain(|pid, space| space.is_some() && (ended.contains(pid) || target::is_alive(*pid)));
+        let mut used = HashSet::from([ObjectId::KERNEL, ObjectId::UNMAPPED, ObjectId::PROCESS_GONE]);
+        for space in self.spaces.values().flatten() {
+            used.extend(space.regions.values().map(|mapped| mapped.object));
+        }
+        self.objects.retain(|id, _| used.contains(id));
+        self.ids.retain(|_, id| used.contains(id));
     }
 
     /// The name of a process's main thread; empty if it is gone.
@@ -189,11 +212,11 @@ impl Mappings {
             return Place { object: ObjectId::UNMAPPED, address: ElfAddr(address) };
         };
         let Mapped { end, file_offset, object } = mapped.clone();
-        let address = match self.objects[object.0].kind {
+        let address = match self.objects[&object].kind {
             MappingKind::File | MappingKind::Vdso => {
                 let offset = address - start + file_offset;
                 self.open(object, pid, start..end);
-                let facts = self.objects[object.0].file.as_ref();
+                let facts = self.objects[&object].file.as_ref();
                 facts.and_then(|(_, facts)| facts.elf_addr(offset)).unwrap_or(ElfAddr(offset))
             }
             MappingKind::Anonymous => {
@@ -250,32 +273,33 @@ impl Mappings {
         let kind = kind(file);
         // Memory without a file is another one in each process.
         let owner = if kind == MappingKind::Anonymous { pid } else { 0 };
-        let next = ObjectId(self.objects.len());
+        let next = ObjectId(self.next_object);
         let id = self.ids.entry((file.clone(), owner)).or_insert(next);
         // A program is often built anew in place: then it is another one, by the same name and number.
-        if self.objects.get(id.0).is_some_and(|known| kind == MappingKind::File && known.is_overwritten()) {
+        if self.objects.get(id).is_some_and(|known| kind == MappingKind::File && known.is_overwritten()) {
             *id = next;
         }
         if *id == next {
             let anonymous = || PathBuf::from(format!("[anon:{pid}]"));
             let path = if kind == MappingKind::Anonymous { anonymous() } else { file.path.clone() };
-            self.objects.push(Object::new(kind, path, file.inode, pid));
+            self.objects.insert(next, Object::new(kind, path, file.inode, pid));
+            self.next_object += 1;
         }
         *id
     }
 
     /// Looks where the names of a process's code without a file may be, while it lives.
     fn find_perf_map(&mut self, id: ObjectId) {
-        let object = &mut self.objects[id.0];
+        let Some(object) = self.objects.get_mut(&id) else { return };
         if object.perf_map.is_none() && object.attempts < OPEN_ATTEMPTS {
             object.attempts += 1;
-            object.perf_map = PerfMap::of(object.pid);
+            object.perf_map = PerfMap::of(object.pid).map(Arc::new);
         }
     }
 
     /// Opens the file behind an object, while a process that maps it lives.
     fn open(&mut self, id: ObjectId, pid: u32, range: std::ops::Range<u64>) {
-        let object = &mut self.objects[id.0];
+        let Some(object) = self.objects.get_mut(&id) else { return };
         if object.file.is_some() || object.attempts >= OPEN_ATTEMPTS {
             return;
         }

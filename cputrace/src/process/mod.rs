@@ -12,6 +12,7 @@
 //! - [`vdso`]: the kernel's code in each process, as a file.
 //! - [`jit`]: where a JIT compiler keeps the names of its code.
 //! - [`host`]: facts about the machine.
+//! - [`own`]: what this process itself takes.
 
 pub mod change;
 pub mod command;
@@ -22,6 +23,7 @@ mod file;
 pub mod host;
 pub mod jit;
 pub mod mappings;
+pub mod own;
 pub mod target;
 pub mod timeline;
 pub mod vdso;

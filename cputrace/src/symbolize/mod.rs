@@ -8,9 +8,11 @@
 //! - [`stubs`]: what programs call libraries through.
 //! - [`kallsyms`]: the kernel.
 //! - [`perf_map`]: names that a JIT compiler keeps.
+//! - [`cache`]: what was named before.
 //! - [`demangle`]: names as a user reads them.
 //! - [`guard`]: what hostile files cannot do.
 
+mod cache;
 mod demangle;
 mod elf;
 mod guard;
@@ -27,6 +29,7 @@ use std::sync::Arc;
 
 use crate::model::{ElfAddr, Function, Line, LocationId, MappingId, Profile, UnknownReason};
 use crate::unwind::functions::FunctionRanges;
+pub use cache::NameCache;
 
 /// What is read of a list of symbols at once.
 const READ_BYTES: usize = 64 << 10;

@@ -35,6 +35,9 @@ const MIN_GAPS: u32 = 1024;
 /// A larger section, once decompressed, is no real file's.
 const MAX_DEBUG_FRAME: u64 = 1 << 28;
 
+/// Addresses without code between a file's code: more is no real file's. Tables take memory for them.
+const MAX_SPREAD: u64 = 64 << 20;
+
 /// More linkage tables than this are no real file's.
 const MAX_PLTS: usize = 64;
 
@@ -54,8 +57,8 @@ pub enum BuildError {
     /// It is no 64-bit little-endian ELF file, or a damaged one.
     #[error("its ELF headers are not understood: {0}")]
     Elf(#[from] object::Error),
-    /// Its code has more than 4 GiB between its ends, or none.
-    #[error("it has no code, or code over more than 4 GiB")]
+    /// It has no code, or its ends lie further apart than a table can cover, or than a file of its size needs.
+    #[error("it has no code, or code spread further than its size explains")]
     Size,
 }
 
@@ -209,10 +212,15 @@ impl Headers {
         let code = self.segments.iter().filter(|segment| segment.is_code);
         let base = code.clone().map(|segment| segment.address).min().ok_or(BuildError::Size)? & !0x3ff;
         let end = code
+            .clone()
             .map(|segment| segment.address.saturating_add(segment.file.end - segment.file.start))
             .max()
             .unwrap_or(base);
         let length = u32::try_from(end.saturating_sub(base)).map_err(|_| BuildError::Size)?;
+        let bytes = code.map(|segment| segment.file.end).max().unwrap_or(0);
+        if u64::from(length) > bytes + MAX_SPREAD {
+            return Err(BuildError::Size);
+        }
         let mut stats = BuildStats::default();
         let parsed: Vec<_> = self.frames().map(Functions::read).collect();
         let mut functions: Vec<Placed<'_>> = Vec::with_capacity(parsed.iter().map(|all| all.functions.len()).sum());

@@ -1,0 +1,199 @@
+//! One session from attach to detach: the only place that joins the parts.
+//!
+//! [`record`] reads as the table of contents; [`watch`] is the same, with a recording of each window instead of one at the
+//! end.
+//! - [`run`]: what is attached, and the loop that takes what the kernel has.
+//! - [`window`]: what a window brought, as a recording.
+
+mod run;
+mod window;
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
+use crate::analyze::reasons::RuleError;
+use crate::ebpf::Waits;
+use crate::model::{MetricValue, Recording, Target, Tier, Timeline};
+use crate::process::command::{CommandError, HeldCommand};
+use crate::process::target::TargetError;
+use crate::source::event::EventClockError;
+use crate::tier::TierError;
+use run::{Session, Windows};
+use window::{Closed, Finisher};
+
+/// How often it is looked whether the last window has its names.
+const JOIN_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Windows that have ended and have no names yet; while there are so many, the next one goes on.
+const MAX_UNNAMED: usize = 2;
+
+/// What to record, decided by the caller.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Whom.
+    pub targets: Vec<Target>,
+    /// Samples a second and CPU.
+    pub frequency: u32,
+    /// Until when; `None`: until the targets are gone or a signal comes.
+    pub duration: Option<Duration>,
+    /// Interval of the `/proc` timeline.
+    pub interval: Duration,
+    /// The tier to use; `None`: the best that is allowed.
+    pub tier: Option<Tier>,
+    /// Whether children of the targets, by fork and exec, are targets too.
+    pub follow_children: bool,
+    /// Kernel memory that unwind tables may take, in kilobytes.
+    pub unwind_kb: u64,
+    /// Whether each thread's time is accounted, at every switch.
+    pub accounting: bool,
+    /// With the account: which waits are kept with their stacks.
+    pub waits: Option<Waits>,
+    /// Whether the time of each sample and wait is kept.
+    pub timeline: bool,
+    /// A user's own rules for the reasons of waits.
+    pub wait_rules: String,
+    /// The sets of metrics to count beside the samples; empty for none.
+    pub pmu: Vec<String>,
+    /// An event to sample beside the clock, as a user writes it.
+    pub event: Option<String>,
+    /// Events that each of its samples stands for; `None`: what suits the event.
+    pub event_period: Option<u64>,
+}
+
+/// How far a recording is: what the live terminal shows.
+#[derive(Debug)]
+pub struct Progress<'a> {
+    /// Time since the start.
+    pub elapsed: Duration,
+    /// Until when, if that is known.
+    pub duration: Option<Duration>,
+    /// Samples kept so far.
+    pub samples: u64,
+    /// Samples lost so far.
+    pub lost: u64,
+    /// The timelines so far, one a process.
+    pub timelines: &'a [Timeline],
+    /// What counters say so far, of all targets.
+    pub metrics: &'a [MetricValue],
+}
+
+/// The caller wants the recording to end, or not to wait for names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stop;
+
+/// Why a recording ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EndReason {
+    /// The time was over.
+    Duration,
+    /// The caller sent [`Stop`].
+    Stopped,
+    /// All targets are gone.
+    TargetsGone,
+}
+
+/// What a recording brought.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The recording.
+    pub recording: Recording,
+    /// Why it ended.
+    pub end: EndReason,
+}
+
+/// Why there is no recording.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The targets cannot be recorded.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// The wanted tier cannot be used.
+    #[error(transparent)]
+    Tier(#[from] TierError),
+    /// The command does not run.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    /// The event to sample cannot be sampled.
+    #[error(transparent)]
+    Event(#[from] EventClockError),
+    /// The rules for the reasons of waits are wrong.
+    #[error(transparent)]
+    WaitRules(#[from] RuleError),
+}
+
+/// Records until the time is over, the targets are gone, or the caller sends [`Stop`].
+/// A second [`Stop`] gives up on the names that are not looked up yet; what was gathered is returned all the same.
+pub fn record(
+    options: &Options,
+    mut command: Option<&mut HeldCommand>,
+    on_progress: &mut dyn FnMut(&Progress<'_>),
+    stop: &Receiver<Stop>,
+) -> Result<Outcome, SessionError> {
+    let mut finisher = Finisher::new(options)?;
+    let mut session = Session::attach(options, command.as_deref())?;
+    session.start()?;
+    if let Some(command) = command.as_deref_mut() {
+        command.release()?;
+    }
+    let end = session.run(command, on_progress, None, stop);
+    session.detach();
+    // Once said counts for all that is left.
+    let is_stopped = Cell::new(false);
+    let stopped = || {
+        is_stopped.set(is_stopped.get() || stop.try_recv().is_ok());
+        is_stopped.get()
+    };
+    Ok(Outcome { recording: finisher.finish(session.close_window(), &stopped), end })
+}
+
+/// Records without an end: hands over what each window of this length brought, without a gap between two of them, until
+/// the caller sends [`Stop`], the targets are gone or the time is over; the last window may be shorter.
+///
+/// Names are looked up, and `on_window` is called, in a thread of their own: neither holds up the collection. If they take
+/// longer than a window, the next window gets longer; none is left out.
+/// Windows have no counters and no samples of an event ([`Options::pmu`] and [`Options::event`] are not looked at).
+pub fn watch(
+    options: &Options,
+    window: Duration,
+    on_window: &mut (dyn FnMut(Recording) + Send),
+    stop: &Receiver<Stop>,
+) -> Result<EndReason, SessionError> {
+    let options = &Options { pmu: Vec::new(), event: None, ..options.clone() };
+    let mut finisher = Finisher::new(options)?;
+    let mut session = Session::attach(options, None)?;
+    session.start()?;
+    let is_stopped = AtomicBool::new(false);
+    let unnamed = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        let (is_stopped, unnamed) = (&is_stopped, &unnamed);
+        let (sender, closed) = mpsc::channel::<Closed>();
+        let hand_over = move |window| {
+            unnamed.fetch_add(1, Ordering::Relaxed);
+            // Fails only where the other thread has panicked: that comes out when it is joined.
+            let _ = sender.send(window);
+        };
+        let names = scope.spawn(move || {
+            for window in closed {
+                on_window(finisher.finish(window, &|| is_stopped.load(Ordering::Relaxed)));
+                unnamed.fetch_sub(1, Ordering::Relaxed);
+            }
+        });
+        let has_room = || unnamed.load(Ordering::Relaxed) < MAX_UNNAMED;
+        let windows = Windows { length: window, has_room: &has_room, hand_over: &hand_over };
+        let end = session.run(None, &mut |_| {}, Some(windows), stop);
+        session.detach();
+        hand_over(session.close_window());
+        drop(hand_over);
+        while !names.is_finished() {
+            match stop.recv_timeout(JOIN_INTERVAL) {
+                Ok(Stop) => is_stopped.store(true, Ordering::Relaxed),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        Ok(end)
+    })
+}

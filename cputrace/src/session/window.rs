@@ -1,0 +1,240 @@
+//! What a window brought, as a recording.
+//!
+//! Closing it takes what the kernel counted, in the session's thread; finishing it, with names and reasons, can be done in
+//! another one.
+
+use std::collections::HashMap;
+use std::time::{Duration, SystemTime};
+
+use rustc_hash::FxBuildHasher;
+
+use super::Options;
+use super::run::Session;
+use crate::aggregate::{Aggregate, Aggregator};
+use crate::analyze::reasons::{RuleError, WaitReasons};
+use crate::analyze::unnamed;
+use crate::analyze::waits::add_to as add_waits;
+use crate::code::CodeFinder;
+use crate::model::{
+    EventSampling, LossReason, MappingId, Overhead, Profile, ProgramCost, Recording, Sampling, UnknownReason,
+    Unwinding, Waits,
+};
+use crate::pmu::reason::Reason;
+use crate::process::own;
+use crate::process::{Object, host};
+use crate::source::{event, on_cpu};
+use crate::symbolize::{Code, NameCache, symbolize};
+use crate::tier;
+use crate::unwind::UnwindStats;
+
+/// Sums since the session's start.
+#[derive(Clone, Default)]
+pub(super) struct Sums {
+    pub(super) ticks: tier::Ticks,
+    pub(super) own_cpu: Duration,
+    pub(super) bpf_programs: Vec<ProgramCost>,
+    pub(super) bad_records: u64,
+    pub(super) lost_changes: u64,
+}
+
+/// A window that has ended, whose code has no names yet.
+pub(super) struct Closed {
+    /// Lacks names, waits, and what is said of both.
+    recording: Recording,
+    waits: Waits,
+    /// What the code of its mappings can be read from.
+    objects: HashMap<MappingId, Object, FxBuildHasher>,
+}
+
+/// Completes windows; what the next one can use is kept.
+pub(super) struct Finisher {
+    keeps_waits: bool,
+    reasons: WaitReasons,
+    names: NameCache,
+}
+
+impl Finisher {
+    pub(super) fn new(options: &Options) -> Result<Self, RuleError> {
+        let reasons = WaitReasons::new(&options.wait_rules)?;
+        Ok(Self { keeps_waits: options.waits.is_some(), reasons, names: NameCache::default() })
+    }
+
+    /// Looks up names and reasons; when `stopped` turns true the rest stays without.
+    pub(super) fn finish(&mut self, closed: Closed, stopped: &dyn Fn() -> bool) -> Recording {
+        let Closed { mut recording, waits, objects } = closed;
+        let profile = &mut recording.profile;
+        self.names.recall(profile);
+        let finder = CodeFinder::new(stopped);
+        let code = |mapping: MappingId| {
+            objects.get(&mapping).map_or(Code::Missing(UnknownReason::Unmapped), |object| finder.find(object))
+        };
+        symbolize(profile, &code, stopped);
+        self.names.learn(profile);
+        recording.notes.extend(finder.notes());
+        recording.notes.extend(unnamed::notes(profile));
+        if self.keeps_waits && recording.scheduler.is_some() {
+            add_waits(profile, &waits, &mut self.reasons);
+        }
+        if waits.events_dropped() > 0 {
+            recording.notes.push(format!(
+                "the times of {} waits were not kept one by one; they are in the sums",
+                waits.events_dropped()
+            ));
+        }
+        recording
+    }
+}
+
+impl Session<'_> {
+    /// Puts together what the window brought; the next one has begun when it ended.
+    pub(super) fn close_window(&mut self) -> Closed {
+        let elapsed = self.elapsed;
+        let (sampling, ticks) = self.close_ledger();
+        self.close_event();
+        let overhead = self.overhead();
+        let unwinding = self.sampler.unwinding().map(unwinding);
+        self.before = Sums {
+            ticks,
+            own_cpu: self.own_cpu,
+            bpf_programs: self.sampler.bpf_costs().unwrap_or_default(),
+            bad_records: self.batch.bad_records,
+            lost_changes: self.batch.lost_changes,
+        };
+        let next = aggregator(self.options, self.event.as_ref(), self.window_end_ns);
+        let Aggregate { profile, waits, objects } = std::mem::replace(&mut self.aggregator, next).finish();
+        let objects = objects.into_iter().map(|(mapping, id)| (mapping, self.mappings.object(id).clone())).collect();
+        let mut notes = self.notes.clone();
+        notes.append(&mut self.window_notes);
+        let threads = self.threads.take();
+        let (threads, scheduler) = threads.map_or((Vec::new(), None), |(times, ledger)| (times, Some(ledger)));
+        let timelines = std::mem::take(&mut self.timelines).finish();
+        let name_of = |pid| timelines.iter().find(|timeline| timeline.pid == pid).map(|timeline| timeline.name.clone());
+        let pmu = self.counting.take().map(|counting| counting.finish(elapsed, &name_of));
+        let start = std::mem::replace(&mut self.start, self.window_end);
+        self.started += elapsed;
+        self.busy.clear();
+        let recording = Recording {
+            session_id: session_id(start),
+            start,
+            duration: elapsed,
+            host: host::host(),
+            targets: self.options.targets.clone(),
+            sampling,
+            profile,
+            timelines,
+            threads,
+            scheduler,
+            ledger: std::mem::take(&mut self.ledger),
+            overhead,
+            unwinding,
+            pmu,
+            event: self.event.clone(),
+            notes,
+        };
+        Closed { recording, waits, objects }
+    }
+
+    /// Enters what became of the event's samples.
+    fn close_event(&mut self) {
+        let Some(sampling) = &mut self.event else { return };
+        match self.sampler.event_ticks() {
+            Ok(Some(tier::Ticks { clock: _, expected, seen, idle, filtered, lost })) => {
+                (sampling.expected, sampling.seen, sampling.idle, sampling.filtered) = (expected, seen, idle, filtered);
+                sampling.lost = lost;
+            }
+            Ok(None) => {}
+            Err(error) => {
+                self.window_notes
+                    .push(format!("what became of the samples by {} is not known: {error}", sampling.name));
+            }
+        }
+        if sampling.expected > 0 && sampling.seen == 0 {
+            self.window_notes.push(format!("no sample by {} came: {}", sampling.name, Reason::NoInterrupt));
+        }
+    }
+
+    /// Enters what the kernel's side counted in the window; with it comes what it counted so far.
+    fn close_ledger(&mut self) -> (Sampling, tier::Ticks) {
+        let so_far = self.sampler.ticks().unwrap_or_else(|error| {
+            self.window_notes.push(format!("the ledger is incomplete: {error}"));
+            self.before.ticks.clone()
+        });
+        let tier::Ticks { clock, expected, seen, idle, filtered, lost } = so_far.since(&self.before.ticks);
+        self.ledger.ticks_expected = expected;
+        self.ledger.ticks = seen;
+        self.ledger.ticks_idle = idle;
+        self.ledger.ticks_filtered = filtered;
+        self.ledger.samples_lost = lost;
+        self.ledger.samples_lost.insert(LossReason::BadRecord, self.batch.bad_records - self.before.bad_records);
+        let lost_changes = self.batch.lost_changes - self.before.lost_changes;
+        if lost_changes > 0 {
+            self.window_notes.push(format!(
+                "{lost_changes} changes of processes were not reported by the kernel: some frames may lie in no known mapping"
+            ));
+        }
+        let missed = self.ledger.samples_lost.get(&LossReason::ClockMissed).copied().unwrap_or(0);
+        let wanted = self.ledger.samples_expected();
+        let came = if wanted == 0 { 1.0 } else { (wanted - missed) as f64 / wanted as f64 };
+        let asked_hz = f64::from(self.options.frequency);
+        (Sampling { tier: self.sampler.tier(), clock, asked_hz, achieved_hz: asked_hz * came }, so_far)
+    }
+
+    /// What the window cost.
+    fn overhead(&self) -> Overhead {
+        let programs = self.sampler.bpf_costs().map(|programs| since(programs, &self.before.bpf_programs));
+        let total = |programs: &Vec<ProgramCost>| programs.iter().map(|program| program.run_time).sum();
+        Overhead {
+            bpf_run_time: programs.as_ref().map(total),
+            bpf_runs: programs.iter().flatten().map(|program| program.runs).sum(),
+            bpf_programs: programs.unwrap_or_default(),
+            own_cpu: self.own_cpu.saturating_sub(self.before.own_cpu),
+            own_rss_kb: own::peak_rss_kb(),
+            map_kb: crate::ebpf::map_kb(),
+        }
+    }
+}
+
+/// An empty window that starts at `start_ns` (CLOCK_MONOTONIC).
+pub(super) fn aggregator(options: &Options, sampling: Option<&EventSampling>, start_ns: u64) -> Aggregator {
+    let mut profile = Profile::new();
+    let source = on_cpu::source(&mut profile, options.frequency);
+    let mut aggregator = Aggregator::new(profile, source, start_ns, options.timeline);
+    if let Some(sampling) = sampling {
+        aggregator.add_event_source(|profile| event::source(profile, sampling));
+    }
+    aggregator
+}
+
+/// What programs cost since they had cost `before`.
+fn since(mut programs: Vec<ProgramCost>, before: &[ProgramCost]) -> Vec<ProgramCost> {
+    for program in &mut programs {
+        if let Some(before) = before.iter().find(|before| before.name == program.name) {
+            program.run_time = program.run_time.saturating_sub(before.run_time);
+            program.runs = program.runs.saturating_sub(before.runs);
+        }
+    }
+    programs.retain(|program| program.runs > 0);
+    programs
+}
+
+/// What the unwinder says of itself, for the recording.
+fn unwinding(stats: UnwindStats) -> Unwinding {
+    let UnwindStats { tables, rows, table_bytes, builds, build_time, failed_builds, evictions, refused, .. } = stats;
+    let table_kb = table_bytes / 1024;
+    Unwinding { tables, rows, table_kb, builds, build_time, failed_builds, evictions, refused }
+}
+
+/// `trace-YYYYMMDD-HHMMSS`, in UTC.
+fn session_id(start: SystemTime) -> String {
+    let start = time::OffsetDateTime::from(start);
+    let (date, time) = (start.date(), start.time());
+    format!(
+        "trace-{:04}{:02}{:02}-{:02}{:02}{:02}",
+        date.year(),
+        u8::from(date.month()),
+        date.day(),
+        time.hour(),
+        time.minute(),
+        time.second()
+    )
+}
