@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use cputrace::ebpf::Waits;
 use cputrace::model::{LossReason, Recording, Target};
-use cputrace::session::{EndReason, Options, Stop, watch};
+use cputrace::session::{EndReason, Options, Stop, Watch};
 use support::lab::{Running, root};
 
 fn options(pid: u32) -> Options {
@@ -44,8 +44,8 @@ fn windows_follow_each_other() {
     let pid = busy.0.id();
     let (sender, stop) = mpsc::channel();
     let mut windows: Vec<Recording> = Vec::new();
-    let end = watch(
-        &options(pid),
+    let options = options(pid);
+    let end = Watch::start(&options).unwrap().run(
         Duration::from_secs(2),
         &mut |window| {
             windows.push(window);
@@ -55,7 +55,7 @@ fn windows_follow_each_other() {
         },
         &stop,
     );
-    assert_eq!(end.unwrap(), EndReason::Stopped);
+    assert_eq!(end, EndReason::Stopped);
     let kernel_ns = {
         let schedstat = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap();
         schedstat.split(' ').next().unwrap().parse::<u64>().unwrap()

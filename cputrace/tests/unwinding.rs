@@ -96,3 +96,25 @@ fn new_code_is_unwound() {
         assert!(inside >= 5.0 && lab.samples_in("work_before") >= 1.0, "{inside} samples in {function}");
     }
 }
+
+/// A program whose code begins in the page that another segment ends in, as lld links: Rust's linker.
+#[test]
+#[ignore = "needs root"]
+fn code_that_begins_within_a_page() {
+    if !(root() && require("rustc")) {
+        return;
+    }
+    let lab = Lab::new();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/unwinding/recursion.rs");
+    let (program, mut rustc) = (lab.path("recursion"), Command::new("rustc"));
+    assert!(rustc.args(["-O", "-o"]).arg(&program).arg(source).status().unwrap().success());
+    let app = Running::start(&mut Command::new(program));
+    std::thread::sleep(Duration::from_millis(300));
+    let trace = record(&lab, &app, "199", "3");
+    let kept = trace["ledger"]["samples_kept"].as_u64().unwrap();
+    let guessed = trace["ledger"]["stacks_guessed"].as_u64().unwrap();
+    assert!(kept > 20 && ended(&trace, "complete") * 100 >= kept * 99 && guessed == 0, "{}", trace["ledger"]);
+    for (stack, _) in lab.stacks() {
+        assert!(stack.contains(";main;") && stack.contains(";recursion::recurse"), "{stack}");
+    }
+}

@@ -2,6 +2,9 @@
 
 use std::path::PathBuf;
 
+use super::elf::ElfFacts;
+use crate::model::ElfAddr;
+
 /// One thing that happened to a process.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Change {
@@ -44,6 +47,13 @@ pub struct Region {
     pub file_offset: u64,
     /// The file.
     pub file: FileId,
+}
+
+impl Region {
+    /// The address of its first byte, as its file was linked; `None` if it is of no segment of code.
+    pub fn elf_start(&self, facts: &ElfFacts) -> Option<ElfAddr> {
+        facts.start_of_mapping(self.file_offset, self.end.checked_sub(self.start)?)
+    }
 }
 
 /// Which file: the kernel's own identity of it, and its path as the process sees it.

@@ -15,6 +15,7 @@ const MAX_NOTE_BYTES: u64 = 1 << 20;
 
 const PT_LOAD: u32 = 1;
 const PT_NOTE: u32 = 4;
+const PF_X: u32 = 1;
 const NT_GNU_BUILD_ID: u32 = 3;
 
 /// Why a file has no facts.
@@ -36,6 +37,7 @@ struct Segment {
     file_offset: u64,
     file_size: u64,
     address: u64,
+    is_code: bool,
 }
 
 /// What is known of an ELF file.
@@ -65,7 +67,10 @@ impl ElfFacts {
         for header in headers.chunks_exact(56) {
             let (file_offset, address, file_size) = (u64_at(header, 8), u64_at(header, 16), u64_at(header, 32));
             match u32_at(header, 0) {
-                PT_LOAD => facts.segments.push(Segment { file_offset, file_size, address }),
+                PT_LOAD => {
+                    let is_code = u32_at(header, 4) & PF_X != 0;
+                    facts.segments.push(Segment { file_offset, file_size, address, is_code });
+                }
                 PT_NOTE if facts.build_id.is_none() && file_size <= MAX_NOTE_BYTES => {
                     let mut notes = vec![0; file_size as usize];
                     // A note that is not there is not worth the file.
@@ -77,6 +82,21 @@ impl ElfFacts {
             }
         }
         Ok(facts)
+    }
+
+    /// The address, as linked, of the first byte of an executable mapping; `None` if it is of no segment of code.
+    ///
+    /// A mapping begins where a page does, a segment need not: before its code may lie the end of another segment, which
+    /// is somewhere else in memory. lld links so.
+    pub fn start_of_mapping(&self, file_offset: u64, bytes: u64) -> Option<ElfAddr> {
+        let end = file_offset.saturating_add(bytes);
+        let overlaps = |segment: &&Segment| {
+            segment.is_code
+                && segment.file_offset < end
+                && segment.file_offset.saturating_add(segment.file_size) > file_offset
+        };
+        let segment = self.segments.iter().find(overlaps)?;
+        Some(ElfAddr(segment.address.wrapping_sub(segment.file_offset).wrapping_add(file_offset)))
     }
 
     /// The address, as linked, of a place in the file; `None` outside of all segments.
@@ -146,6 +166,17 @@ mod tests {
         let text = facts.segments.iter().find(|segment| segment.file_offset > 0).unwrap();
         let found = ElfFacts { build_id: None, segments: facts.segments.clone() }.elf_addr(text.file_offset + 5);
         assert_eq!(found, Some(ElfAddr(text.address + 5)));
+    }
+
+    /// As lld links: the first page of the code's mapping belongs to the segment before, too.
+    #[test]
+    fn mappings_begin_before_their_segment() {
+        let segment = |file_offset, file_size, address, is_code| Segment { file_offset, file_size, address, is_code };
+        let segments = vec![segment(0, 0x36_70fc, 0, false), segment(0x36_7100, 0x7d_4ca0, 0x36_8100, true)];
+        let facts = ElfFacts { build_id: None, segments };
+        assert_eq!(facts.start_of_mapping(0x36_7000, 0x7d_5000), Some(ElfAddr(0x36_8000)));
+        assert_eq!(facts.start_of_mapping(0, 0x1000), None);
+        assert_eq!(facts.elf_addr(0x36_7100), Some(ElfAddr(0x36_8100)));
     }
 
     /// What is no ELF file is said to be none.

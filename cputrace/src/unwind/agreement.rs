@@ -86,7 +86,7 @@ impl Host {
             let file =
                 mappings::open_mapped(&region.file.path, region.file.inode, pid, region.start..region.end).unwrap();
             let Ok(facts) = ElfFacts::read(&file) else { continue };
-            let bias = region.start.wrapping_sub(facts.elf_addr(region.file_offset).unwrap().0);
+            let bias = region.start.wrapping_sub(region.elf_start(&facts).unwrap().0);
             framehop.add_module(module(&file, &region.file.path, region.start..region.end, bias));
         }
         Self { framehop }

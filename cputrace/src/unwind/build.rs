@@ -35,6 +35,8 @@ const MIN_GAPS: u32 = 1024;
 /// A larger section, once decompressed, is no real file's.
 const MAX_DEBUG_FRAME: u64 = 1 << 28;
 
+const PAGE: u64 = 4096;
+
 /// Addresses without code between a file's code: more is no real file's. Tables take memory for them.
 const MAX_SPREAD: u64 = 64 << 20;
 
@@ -210,7 +212,8 @@ impl Headers {
 
     fn build(self, read: &dyn Fn(Range<u64>) -> Option<Vec<u8>>) -> Result<Built, BuildError> {
         let code = self.segments.iter().filter(|segment| segment.is_code);
-        let base = code.clone().map(|segment| segment.address).min().ok_or(BuildError::Size)? & !0x3ff;
+        // Where its mapping begins.
+        let base = code.clone().map(|segment| segment.address).min().ok_or(BuildError::Size)? & !(PAGE - 1);
         let end = code
             .clone()
             .map(|segment| segment.address.saturating_add(segment.file.end - segment.file.start))

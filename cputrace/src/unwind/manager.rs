@@ -420,8 +420,8 @@ impl Manager {
 fn push_file(ranges: &mut Vec<Range>, region: &Region, known: &Known) {
     match &known.state {
         State::Loaded(loaded) => {
-            let elf_address = known.facts.as_ref().and_then(|facts| facts.elf_addr(region.file_offset));
-            push_loaded(ranges, region, elf_address, loaded);
+            let facts = known.facts.as_ref();
+            push_loaded(ranges, region, facts.and_then(|facts| region.elf_start(facts)), loaded);
         }
         State::Building | State::Dropped => push_plain(ranges, region, NOT_READY),
         State::Without { frame_pointers: true } => push_plain(ranges, region, FRAME_POINTERS),

@@ -82,7 +82,7 @@ impl RemoteUnwinder {
                     };
                     let Ok(facts) = ElfFacts::read(&file) else { continue };
                     match self.tables((region.file.device, region.file.inode), &file, deadline) {
-                        Some(loaded) => push_loaded(&mut ranges, &region, facts.elf_addr(region.file_offset), loaded),
+                        Some(loaded) => push_loaded(&mut ranges, &region, region.elf_start(&facts), loaded),
                         None => push_plain(&mut ranges, &region, NO_INFO),
                     }
                 }

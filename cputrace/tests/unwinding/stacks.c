@@ -1,8 +1,8 @@
 /* Stacks for the unwinder:
  *   stacks deep N            N calls of recurse, and work at the end
  *   stacks exec PROGRAM ARGUMENTS
- *                            works for 2 s in work_before, then becomes another program
- *   stacks open LIBRARY      works for 2 s in work_before, then opens the library and works in its work_inside
+ *                            works for 4 s in work_before, then becomes another program
+ *   stacks open LIBRARY      works for 4 s in work_before, then opens the library and works in its work_inside
  * Without -DLIBRARY a program, with it that library. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -46,7 +46,7 @@ NOINLINE static void recurse(long depth) {
 }
 
 NOINLINE static void work_before(void) {
-    for (double end = now() + 2; now() < end;) work();
+    for (double end = now() + 4; now() < end;) work();
 }
 
 int main(int count, char **arguments) {
