@@ -3,6 +3,7 @@
 //! | module | what it is for |
 //! | --- | --- |
 //! | [`session`] | one session from attach to detach, as one recording or in windows: the only place that joins the parts |
+//! | [`serve`] | watches without an end, and answers over HTTP |
 //! | [`model`] | a recording in pprof's terms; knows nothing else |
 //! | [`tier`] | the ways to samples: eBPF, perf_event_open, none |
 //! | [`ebpf`] | the eBPF object in the kernel |
@@ -30,6 +31,7 @@ pub mod export;
 pub mod model;
 pub mod pmu;
 pub mod process;
+pub mod serve;
 pub mod session;
 pub mod sink;
 pub mod source;

@@ -1,7 +1,8 @@
 //! The command line; the only module that prints.
 //!
-//! One file a command: [`record`], [`report`], [`doctor`], [`pmu`]. [`live`] is what is shown while recording, [`summary`] what
-//! is shown at the end, [`counters`] its part about them, [`output`] which files are written, [`duration`] how times are typed.
+//! One file a command: [`record`], [`report`], [`serve`], [`doctor`], [`pmu`]. [`live`] is what is shown while recording, [`summary`] what
+//! is shown at the end, [`counters`] its part about them, [`output`] which files are written, [`duration`] how times are typed, [`stop`] how Ctrl-C
+//! ends it.
 
 mod counters;
 mod doctor;
@@ -11,6 +12,8 @@ mod output;
 mod pmu;
 mod record;
 mod report;
+mod serve;
+mod stop;
 mod summary;
 
 use std::io::{self, Write};
@@ -39,6 +42,8 @@ enum Command {
     Record(Box<record::Args>),
     /// Show the summary of a trace.json, and write it in other formats.
     Report(Box<report::Args>),
+    /// Watch the whole host all day, and answer over HTTP.
+    Serve(serve::Args),
     /// Say what this system allows, what that means, and how to change it.
     Doctor(doctor::Args),
     /// Show what the CPU's counters can count, and what an event means.
@@ -59,6 +64,7 @@ pub fn run() -> ExitCode {
         Some(Command::Record(args)) => record::run(&args),
         None => record::run(&cli.record),
         Some(Command::Report(args)) => report::run(&args),
+        Some(Command::Serve(args)) => serve::run(&args),
         Some(Command::Doctor(args)) => Ok(doctor::run(&args)),
         Some(Command::Pmu(args)) => pmu::run(&args),
     };

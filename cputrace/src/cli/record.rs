@@ -4,21 +4,18 @@ use std::io::{self, IsTerminal, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, ExitStatus};
-use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
 use anyhow::Context;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 
 use super::output::{self, Output, Outputs};
-use super::{duration, live, say, summary};
+use super::{duration, live, say, stop, summary};
 use crate::ebpf::Waits;
 use crate::model::{Aspect, Target, Tier};
 use crate::pmu::counting::DEFAULT_SETS;
 use crate::pmu::metric;
 use crate::process::command::{CommandError, HeldCommand};
-use crate::session::{self, EndReason, Options, Outcome, SessionError, Stop};
+use crate::session::{self, EndReason, Options, Outcome, SessionError};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -177,7 +174,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     // What is wrong with the outputs is said before the time is spent.
     let outputs = args.outputs()?;
     let options = args.options()?;
-    let stop = stop_signals()?;
+    let stop = stop::signals()?;
     let mut command = match &*args.command {
         [] => None,
         words => Some(HeldCommand::start(words)?),
@@ -230,18 +227,4 @@ pub(super) fn exit_code_of(error: &anyhow::Error) -> ExitCode {
         _ => error.downcast_ref::<CommandError>(),
     };
     command.map_or(ExitCode::FAILURE, |error| ExitCode::from(error.exit_code()))
-}
-
-/// The first signal ends the recording, the second the looking up of names, the third the program.
-fn stop_signals() -> anyhow::Result<Receiver<Stop>> {
-    let (sender, receiver) = mpsc::channel();
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("signals cannot be handled")?;
-    std::thread::spawn(move || {
-        for (count, signal) in signals.forever().enumerate() {
-            if count >= 2 || sender.send(Stop).is_err() {
-                std::process::exit(128 + signal);
-            }
-        }
-    });
-    Ok(receiver)
 }

@@ -1,6 +1,6 @@
 //! One session from attach to detach: the only place that joins the parts.
 //!
-//! [`record`] reads as the table of contents; [`watch`] is the same, with a recording of each window instead of one at the
+//! [`record`] reads as the table of contents; [`Watch`] is the same, with a recording of each window instead of one at the
 //! end.
 //! - [`run`]: what is attached, and the loop that takes what the kernel has.
 //! - [`window`]: what a window brought, as a recording.
@@ -149,51 +149,65 @@ pub fn record(
     Ok(Outcome { recording: finisher.finish(session.close_window(), &stopped), end })
 }
 
-/// Records without an end: hands over what each window of this length brought, without a gap between two of them, until
-/// the caller sends [`Stop`], the targets are gone or the time is over; the last window may be shorter.
+/// A recording without an end: hands over what each window brought, without a gap between two of them.
 ///
-/// Names are looked up, and `on_window` is called, in a thread of their own: neither holds up the collection. If they take
-/// longer than a window, the next window gets longer; none is left out.
-/// Windows have no counters and no samples of an event ([`Options::pmu`] and [`Options::event`] are not looked at).
-pub fn watch(
-    options: &Options,
-    window: Duration,
-    on_window: &mut (dyn FnMut(Recording) + Send),
-    stop: &Receiver<Stop>,
-) -> Result<EndReason, SessionError> {
-    let options = &Options { pmu: Vec::new(), event: None, ..options.clone() };
-    let mut finisher = Finisher::new(options)?;
-    let mut session = Session::attach(options, None)?;
-    session.start()?;
-    let is_stopped = AtomicBool::new(false);
-    let unnamed = AtomicUsize::new(0);
-    thread::scope(|scope| {
-        let (is_stopped, unnamed) = (&is_stopped, &unnamed);
-        let (sender, closed) = mpsc::channel::<Closed>();
-        let hand_over = move |window| {
-            unnamed.fetch_add(1, Ordering::Relaxed);
-            // Fails only where the other thread has panicked: that comes out when it is joined.
-            let _ = sender.send(window);
-        };
-        let names = scope.spawn(move || {
-            for window in closed {
-                on_window(finisher.finish(window, &|| is_stopped.load(Ordering::Relaxed)));
-                unnamed.fetch_sub(1, Ordering::Relaxed);
+/// It has no counters and no samples of an event: [`Options::pmu`] and [`Options::event`] have to be empty.
+pub struct Watch<'a> {
+    session: Session<'a>,
+    finisher: Finisher,
+}
+
+impl<'a> Watch<'a> {
+    /// Finds the targets and attaches to them; the clock runs from here on.
+    pub fn start(options: &'a Options) -> Result<Self, SessionError> {
+        let finisher = Finisher::new(options)?;
+        let mut session = Session::attach(options, None)?;
+        session.start()?;
+        Ok(Self { session, finisher })
+    }
+
+    /// Calls `on_window` with what each window of this length brought, until the caller sends [`Stop`], the targets are
+    /// gone or the time is over; the last window may be shorter. A second [`Stop`] gives up on names.
+    ///
+    /// Names are looked up, and `on_window` is called, in a thread of their own: neither holds up the collection. If they
+    /// take longer than a window, the next window gets longer; none is left out.
+    pub fn run(
+        self,
+        window: Duration,
+        on_window: &mut (dyn FnMut(Recording) + Send),
+        stop: &Receiver<Stop>,
+    ) -> EndReason {
+        let Self { mut session, mut finisher } = self;
+        let is_stopped = AtomicBool::new(false);
+        let unnamed = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            let (is_stopped, unnamed) = (&is_stopped, &unnamed);
+            let (sender, closed) = mpsc::channel::<Closed>();
+            let hand_over = move |window| {
+                unnamed.fetch_add(1, Ordering::Relaxed);
+                // Fails only where the other thread has panicked: that comes out when it is joined.
+                let _ = sender.send(window);
+            };
+            let names = scope.spawn(move || {
+                for window in closed {
+                    on_window(finisher.finish(window, &|| is_stopped.load(Ordering::Relaxed)));
+                    unnamed.fetch_sub(1, Ordering::Relaxed);
+                }
+            });
+            let has_room = || unnamed.load(Ordering::Relaxed) < MAX_UNNAMED;
+            let windows = Windows { length: window, has_room: &has_room, hand_over: &hand_over };
+            let end = session.run(None, &mut |_| {}, Some(windows), stop);
+            session.detach();
+            hand_over(session.close_window());
+            drop(hand_over);
+            while !names.is_finished() {
+                match stop.recv_timeout(JOIN_INTERVAL) {
+                    Ok(Stop) => is_stopped.store(true, Ordering::Relaxed),
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => break,
+                }
             }
-        });
-        let has_room = || unnamed.load(Ordering::Relaxed) < MAX_UNNAMED;
-        let windows = Windows { length: window, has_room: &has_room, hand_over: &hand_over };
-        let end = session.run(None, &mut |_| {}, Some(windows), stop);
-        session.detach();
-        hand_over(session.close_window());
-        drop(hand_over);
-        while !names.is_finished() {
-            match stop.recv_timeout(JOIN_INTERVAL) {
-                Ok(Stop) => is_stopped.store(true, Ordering::Relaxed),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break,
-            }
-        }
-        Ok(end)
-    })
+            end
+        })
+    }
 }

@@ -1,0 +1,57 @@
+//! `cputrace serve`: from the command line to a server.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use super::{duration, say, stop};
+use crate::ebpf::Waits;
+use crate::model::Target;
+use crate::serve::{self, Settings};
+use crate::session::Options;
+
+/// Waits of a whole host that are kept with their stacks.
+const MIN_WAIT: Duration = Duration::from_millis(10);
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Address and port to listen on
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9797")]
+    listen: SocketAddr,
+    /// Samples a second and CPU
+    #[arg(short = 'F', long, value_name = "HZ", default_value_t = 19, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    frequency: u32,
+    /// Length of a window: seconds, or with a unit
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration::seconds)]
+    window: Duration,
+    /// Kernel memory that unwind tables may take, in megabytes
+    #[arg(long, value_name = "MB", default_value_t = 64)]
+    unwind_memory: u64,
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let settings = Settings {
+        listen: args.listen,
+        window: args.window,
+        session: Options {
+            targets: vec![Target::All],
+            frequency: args.frequency,
+            duration: None,
+            interval: Duration::from_secs(1),
+            tier: None,
+            follow_children: true,
+            unwind_kb: args.unwind_memory * 1024,
+            accounting: true,
+            waits: Some(Waits { min: MIN_WAIT, wakers: false }),
+            timeline: false,
+            wait_rules: String::new(),
+            pmu: Vec::new(),
+            event: None,
+            event_period: None,
+        },
+    };
+    let stop = stop::signals()?;
+    let mut on_start = |address| say(&format!("cputrace: watching this host, serving http://{address}"));
+    serve::serve(&settings, &mut on_start, &stop)?;
+    Ok(ExitCode::SUCCESS)
+}
