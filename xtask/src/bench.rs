@@ -1,6 +1,7 @@
 //! Measures what cputrace costs, beside perf and bpftrace in the same run: a figure of one hour does not hold in another.
 //!
 //! - [`sample`]: what one sample costs the program that is sampled, and how long until the first one.
+//! - [`whole`]: the same with the profiler's own part, until there are names and totals, and its file.
 //! - [`stack`]: what eBPF programs take for a stack, ours and one that has the kernel walk frame pointers.
 //! - [`tables`]: what the unwinder's tables of large and small files take, beside gimli's.
 //! - [`switch`]: what the account of the threads' time costs a switch.
@@ -16,6 +17,7 @@ mod stack;
 mod switch;
 mod tables;
 mod tool;
+mod whole;
 
 use std::time::Duration;
 
@@ -67,7 +69,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     }
     if wanted("sample") {
         for frames in [Frames::Pointers, Frames::NoPointers] {
-            sample::measure(frames, frequency, rounds)?;
+            let slow_downs = sample::measure(frames, frequency, rounds)?;
+            if frames == Frames::NoPointers {
+                whole::measure(frequency, &slow_downs)?;
+            }
         }
     }
     if wanted("stack") {

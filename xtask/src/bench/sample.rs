@@ -62,8 +62,11 @@ struct Round {
     first_sample: Option<Duration>,
 }
 
+/// What a sample by a profiler costs the sampled program, in microseconds above the timer.
+pub(super) type SlowDown = (Tool, f64);
+
 /// Measures and prints a table.
-pub(super) fn measure(frames: Frames, hz: u32, rounds: u32) -> anyhow::Result<()> {
+pub(super) fn measure(frames: Frames, hz: u32, rounds: u32) -> anyhow::Result<Vec<SlowDown>> {
     let cpu = std::thread::available_parallelism()?.get() - 1;
     let program = workload::build_pinned(frames)?;
     let mut gathered: Vec<Vec<Round>> = CASES.iter().map(|_| Vec::new()).collect();
@@ -90,8 +93,12 @@ pub(super) fn measure(frames: Frames, hz: u32, rounds: u32) -> anyhow::Result<()
         "{:<24} {:>10} {:>11} {:>12} {:>17} {:>18}",
         "", "samples/s", "slow-down %", "us a sample", "without the timer", "first sample, ms"
     );
+    let mut slow_downs = Vec::new();
     for (case, rounds) in CASES.iter().zip(&gathered).skip(1) {
         let (rate, cost) = cost(rounds);
+        if let Case::By(tool) = case {
+            slow_downs.push((*tool, 1e6 * (cost - timer_cost)));
+        }
         let slower = 100.0 * (fastest(rounds) / base - 1.0);
         let above =
             if *case == Case::TimerAlone { "-".to_owned() } else { format!("{:.2}", 1e6 * (cost - timer_cost)) };
@@ -100,7 +107,7 @@ pub(super) fn measure(frames: Frames, hz: u32, rounds: u32) -> anyhow::Result<()
         let first = if firsts.is_empty() { "-".to_owned() } else { format!("{:.0}", 1e3 * first) };
         println!("{:<24} {rate:>10.0} {slower:>11.2} {:>12.2} {above:>17} {first:>18}", case.name(), 1e6 * cost);
     }
-    Ok(())
+    Ok(slow_downs)
 }
 
 /// One turn of one case, again where the machine was too busy for it.

@@ -70,10 +70,10 @@ fn each_run(run_time: impl Fn() -> anyhow::Result<RunTime>) -> anyhow::Result<f6
 }
 
 /// The program that is sampled.
-struct Victim(Child);
+pub(super) struct Victim(pub(super) Child);
 
 impl Victim {
-    fn start(frames: Frames, depth: u32) -> anyhow::Result<Self> {
+    pub(super) fn start(frames: Frames, depth: u32) -> anyhow::Result<Self> {
         let cpu = std::thread::available_parallelism()?.get() - 1;
         let mut program = command(workload::build_pinned(frames)?);
         program.args([cpu.to_string(), "0".to_owned(), depth.to_string()]).stdout(Stdio::null());
