@@ -2,6 +2,8 @@
 //!
 //! Packages come from the archive that this machine's apt already uses, each suite through an apt root of its own; on
 //! the machine itself only QEMU and busybox are installed. Emulated, for nothing needs to be fast here.
+//!
+//! A run of all of them writes [`TABLE`].
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,12 +14,21 @@ use anyhow::{Context, bail};
 
 use crate::system::{self, cargo, command, install, output, root, target};
 
+/// The matrix.
+const MINORS: [&str; 4] = ["5.10", "6.1", "6.12", "7.3"];
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Which kernels, by their minor versions
-    #[arg(default_values = ["5.10", "6.1", "6.12", "7.3"])]
+    #[arg(default_values = MINORS)]
     minors: Vec<String>,
 }
+
+/// What each kernel did, for readers.
+const TABLE: &str = "docs/kernels.md";
+
+/// Instructions that a kernel may go through to verify one of our programs: it refuses a million.
+const MAX_VERIFIED: u64 = 150_000;
 
 /// Where a minor version is found, in order of preference.
 fn suites(minor: &str) -> &'static [&'static str] {
@@ -41,17 +52,53 @@ const COMPLETE: f64 = 90.0;
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let folder = prepare()?;
     let initramfs = initramfs(&folder)?;
-    let mut failed = 0;
+    let mut rows = Vec::new();
     for minor in &args.minors {
-        let row = fetch(&folder, minor).and_then(|kernel| boot(&kernel, &initramfs));
-        let row = row.unwrap_or_else(|error| {
-            failed += 1;
-            format!("FAILED: {error:#}")
-        });
-        println!("{minor:<6} {row}");
+        match fetch(&folder, minor).and_then(|kernel| boot(&kernel, &initramfs)) {
+            Ok(row) => {
+                println!("{minor:<6} {}", row.text);
+                rows.push(row);
+            }
+            Err(error) => println!("{minor:<6} FAILED: {error:#}"),
+        }
     }
-    println!("\nkernels: {} passed, {failed} failed", args.minors.len() - failed);
-    if failed > 0 { bail!("{failed} kernels failed") } else { Ok(()) }
+    let failed = args.minors.len() - rows.len();
+    println!("\nkernels: {} passed, {failed} failed", rows.len());
+    if failed > 0 {
+        bail!("{failed} kernels failed");
+    }
+    if args.minors == MINORS {
+        fs::write(root().join(TABLE), table(&rows))?;
+    }
+    Ok(())
+}
+
+/// What a kernel did.
+struct Row {
+    /// `uname -r`
+    release: String,
+    /// How stacks ended, and all the rest in a line.
+    text: String,
+    /// Instructions gone through for each program that ran.
+    verified: Vec<(String, Option<u64>)>,
+}
+
+fn table(rows: &[Row]) -> String {
+    let mut text = String::from(
+        "# Kernels\n\nWhat Debian's kernels make of cputrace: `cargo xtask kernels` boots each in QEMU, records the sample workload without\n\
+         frame pointers there, and writes this file. The kernel refuses a program that takes it more than a million instructions\n\
+         to verify; the aim is 150,000. Linux before 5.16 does not tell how many it took.\n\n\
+         | kernel | stacks | programs that ran, with the instructions that verifying them took |\n| --- | --- | --- |\n",
+    );
+    for Row { release, text: line, verified } in rows {
+        let stacks = line.split(" | ").next().unwrap_or_default().trim_start_matches("stacks").trim();
+        let programs: Vec<_> = verified
+            .iter()
+            .map(|(name, count)| count.map_or_else(|| name.clone(), |count| format!("{name} {count}")))
+            .collect();
+        text += &format!("| {release} | {stacks} | {} |\n", programs.join(", "));
+    }
+    text
 }
 
 /// The matrix's ends, for `cargo xtask test`: a line a kernel goes to `results`. A kernel that cannot be had here, for want of a
@@ -68,9 +115,9 @@ pub(crate) fn test(results: &mut Vec<String>) -> anyhow::Result<()> {
     }
     let initramfs = initramfs(&folder)?;
     for (minor, kernel) in kernels {
-        let row = boot(&kernel?, &initramfs).with_context(|| format!("Linux {minor}"))?;
-        println!("{minor:<6} {row}");
-        results.push(format!("{minor:<6} {}", row.split(" | ").next().unwrap_or_default()));
+        let Row { text, .. } = boot(&kernel?, &initramfs).with_context(|| format!("Linux {minor}"))?;
+        println!("{minor:<6} {text}");
+        results.push(format!("{minor:<6} {}", text.split(" | ").next().unwrap_or_default()));
     }
     Ok(())
 }
@@ -213,7 +260,10 @@ mount -t tmpfs tmpfs /tmp
 mkdir -p /sys/fs/cgroup; mount -t cgroup2 cgroup2 /sys/fs/cgroup
 cd /tmp
 /cputrace record --tier ebpf -F 199 --event page-faults --pmu -o t.json -o t.folded -- /sample_app --seconds 3 --phases deep,cpu,sleep,lock 2>&1
-echo EXIT $? deep $(grep -c deep_call t.folded)
+status=$?
+echo RELEASE $(uname -r)
+grep -o '{\"name\":\"[a-z_]*\",\"run_time_seconds\":[^}]*}' t.json | sed 's/^/PROGRAM /'
+echo EXIT $status deep $(grep -c deep_call t.folded)
 poweroff -f
 ";
 
@@ -241,8 +291,8 @@ fn initramfs(folder: &Path) -> anyhow::Result<PathBuf> {
     Ok(image)
 }
 
-/// Boots a kernel; what it did there, in a line.
-fn boot(kernel: &Path, initramfs: &Path) -> anyhow::Result<String> {
+/// Boots a kernel.
+fn boot(kernel: &Path, initramfs: &Path) -> anyhow::Result<Row> {
     for _ in 0..3 {
         if let Some(console) = run_machine(kernel, initramfs)? {
             return judge(&console);
@@ -282,7 +332,7 @@ fn run_machine(kernel: &Path, initramfs: &Path) -> anyhow::Result<Option<String>
 }
 
 /// It recorded by eBPF, the stacks are complete, the threads' time was accounted, and page faults were sampled.
-fn judge(console: &str) -> anyhow::Result<String> {
+fn judge(console: &str) -> anyhow::Result<Row> {
     let line = |start: &str| console.lines().map(str::trim).find(|line| line.starts_with(start));
     let last = || console.lines().rev().take(6).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join(" | ");
     let stacks = line("stacks").with_context(last)?;
@@ -299,5 +349,21 @@ fn judge(console: &str) -> anyhow::Result<String> {
     }
     let notes = console.lines().map(str::trim).filter(|line| line.starts_with("note"));
     let lines = ["samples", "time", "waits", "event", "counters"].into_iter().filter_map(line).chain(notes);
-    Ok(format!("{stacks} | {}", lines.collect::<Vec<_>>().join(" | ")))
+    let text = format!("{stacks} | {}", lines.collect::<Vec<_>>().join(" | "));
+    let mut verified = Vec::new();
+    for program in console.lines().filter_map(|line| line.trim().strip_prefix("PROGRAM ")) {
+        let program: serde_json::Value = serde_json::from_str(program)?;
+        let count = program["verified_instructions"].as_u64();
+        let name = program["name"].as_str().unwrap_or_default().to_owned();
+        if count.is_some_and(|count| count > MAX_VERIFIED) {
+            bail!("{name} takes {count:?} instructions to verify");
+        }
+        verified.push((name, count));
+    }
+    if verified.is_empty() {
+        bail!("no program ran | {}", last());
+    }
+    verified.sort();
+    let release = line("RELEASE ").map(|line| line["RELEASE ".len()..].to_owned()).with_context(last)?;
+    Ok(Row { release, text, verified })
 }

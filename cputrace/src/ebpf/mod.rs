@@ -356,7 +356,8 @@ impl Object {
             // A program that is not loaded has no statistics.
             let info = program.info().ok()?;
             let (run_time, runs) = (info.run_time(), info.run_count());
-            Some(ProgramCost { name: name.to_owned(), run_time, runs })
+            let verified_instructions = info.verified_instruction_count();
+            Some(ProgramCost { name: name.to_owned(), run_time, runs, verified_instructions })
         });
         Some(costs.filter(|cost| cost.runs > 0).collect())
     }

@@ -99,6 +99,8 @@ pub struct ProgramCost {
     pub run_time: Duration,
     /// How often it ran.
     pub runs: u64,
+    /// Instructions that the kernel went through to verify it; `None` before Linux 5.16, which does not tell.
+    pub verified_instructions: Option<u32>,
 }
 
 /// What the recording itself cost.

@@ -216,6 +216,7 @@ pub(crate) fn recording() -> Recording {
                 name: "on_cpu".to_owned(),
                 run_time: Duration::from_micros(50),
                 runs: 39,
+                verified_instructions: Some(1_234),
             }],
             own_cpu: Duration::from_millis(2),
             own_rss_kb: 20_000,

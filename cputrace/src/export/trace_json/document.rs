@@ -140,6 +140,8 @@ pub(super) struct BpfProgram {
     pub(super) name: String,
     pub(super) run_time_seconds: f64,
     pub(super) runs: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) verified_instructions: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

@@ -96,8 +96,8 @@ fn recording(trace: document::Trace) -> Result<Recording, ReadError> {
 }
 
 fn program(program: document::BpfProgram) -> Result<ProgramCost, ReadError> {
-    let document::BpfProgram { name, run_time_seconds, runs } = program;
-    Ok(ProgramCost { name, run_time: duration(run_time_seconds)?, runs })
+    let document::BpfProgram { name, run_time_seconds, runs, verified_instructions } = program;
+    Ok(ProgramCost { name, run_time: duration(run_time_seconds)?, runs, verified_instructions })
 }
 
 fn unwinding(unwinding: document::Unwinding) -> Result<Unwinding, ReadError> {

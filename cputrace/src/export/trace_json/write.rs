@@ -217,8 +217,13 @@ fn scheduler(ledger: SchedulerLedger) -> document::Scheduler {
 }
 
 fn program(program: &ProgramCost) -> document::BpfProgram {
-    let ProgramCost { name, run_time, runs } = program;
-    document::BpfProgram { name: name.clone(), run_time_seconds: run_time.as_secs_f64(), runs: *runs }
+    let ProgramCost { name, run_time, runs, verified_instructions } = program;
+    document::BpfProgram {
+        name: name.clone(),
+        run_time_seconds: run_time.as_secs_f64(),
+        runs: *runs,
+        verified_instructions: *verified_instructions,
+    }
 }
 
 fn target(target: &model::Target) -> document::Target {
