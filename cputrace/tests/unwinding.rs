@@ -5,6 +5,7 @@
 
 mod support;
 
+use std::io::BufRead;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -70,6 +71,59 @@ fn endless_recursion_is_cut() {
     assert!(app.0.try_wait().unwrap().is_none(), "the program has ended");
 }
 
+/// Stacks in the ways that leave them without plain frames: each is whole.
+#[test]
+#[ignore = "needs root"]
+fn odd_stacks_are_whole() {
+    let lab = Lab::new();
+    let Some(program) = build(&lab, "stacks", &["-ldl"]) else { return };
+    for (arguments, inner, below) in [
+        (["signal", "own"], "handle", "be_interrupted"),
+        (["signal", "other"], "handle", "be_interrupted"),
+        (["trampoline", "-"], "work_for_ever", "trampoline"),
+        (["clock", "-"], "now", "ask_for_time"),
+    ] {
+        let app = Running::start(Command::new(&program).args(arguments));
+        std::thread::sleep(Duration::from_millis(300));
+        let trace = record(&lab, &app, "499", "3");
+        let kept = trace["ledger"]["samples_kept"].as_u64().unwrap();
+        assert!(kept > 50 && ended(&trace, "complete") * 100 >= kept * 99, "{arguments:?}: {}", trace["ledger"]);
+        let (mut inside, mut whole) = (0.0, 0.0);
+        for (stack, count) in lab.stacks().iter().filter(|(stack, _)| stack.split(';').any(|name| plain(name) == inner))
+        {
+            inside += count;
+            let names: Vec<_> = stack.split(';').map(plain).collect();
+            whole += if names.contains(&below) && names.contains(&"main") { *count } else { 0.0 };
+        }
+        assert!(
+            inside >= 5.0 && whole >= 0.99 * inside,
+            "{arguments:?}: {whole} of {inside} whole: {:?}",
+            lab.stacks()
+        );
+    }
+}
+
+/// Without the mark of an inlined function.
+fn plain(name: &str) -> &str {
+    name.trim_end_matches("_[i]")
+}
+
+/// A process with more mappings of code than the kernel side keeps is recorded all the same, and it is said.
+#[test]
+#[ignore = "needs root"]
+fn very_many_mappings() {
+    let lab = Lab::new();
+    let Some(program) = build(&lab, "stacks", &["-ldl"]) else { return };
+    let mut app = Running::start(Command::new(program).args(["mapped", "20000"]));
+    let mut line = String::new();
+    std::io::BufReader::new(app.0.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    let trace = record(&lab, &app, "99", "4");
+    let notes = trace["notes"].to_string();
+    assert!(notes.contains("executable mappings"), "{notes}");
+    assert!(lab.samples_in("work") >= 5.0, "{}", trace["ledger"]);
+    assert!(app.0.try_wait().unwrap().is_none(), "the program has ended");
+}
+
 /// What a program becomes, and what it opens, is unwound from the second sample on.
 #[test]
 #[ignore = "needs root"]
@@ -116,5 +170,38 @@ fn code_that_begins_within_a_page() {
     assert!(kept > 20 && ended(&trace, "complete") * 100 >= kept * 99 && guessed == 0, "{}", trace["ledger"]);
     for (stack, _) in lab.stacks() {
         assert!(stack.contains(";main;") && stack.contains(";recursion::recurse"), "{stack}");
+    }
+}
+
+/// A library whose unwind information is damaged is named, and costs nothing but its own stacks.
+#[test]
+#[ignore = "needs root"]
+fn damaged_files_are_named() {
+    use object::{Object as _, ObjectSection as _};
+
+    let lab = Lab::new();
+    let (Some(program), Some(library)) =
+        (build(&lab, "stacks", &["-ldl"]), build(&lab, "library.so", &["-DLIBRARY", "-shared", "-fPIC"]))
+    else {
+        return;
+    };
+    let whole = std::fs::read(&library).unwrap();
+    let section = object::File::parse(&*whole).unwrap().section_by_name(".eh_frame").unwrap().file_range().unwrap();
+    let eh_frame = section.0 as usize..(section.0 + section.1) as usize;
+    let fill = |bytes: &mut [u8], pattern: &[u8]| {
+        bytes.iter_mut().zip(pattern.iter().cycle()).for_each(|(byte, new)| *byte = *new);
+    };
+    // Lengths that lead nowhere; entries of 20 bytes each that are all in each other's way; noise.
+    let noise: Vec<u8> = (0..4096_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    for (index, pattern) in [&[0xff, 0xff, 0xff, 0x7f][..], &[0x10, 0, 0, 0], &noise].into_iter().enumerate() {
+        let mut damaged = whole.clone();
+        fill(&mut damaged[eh_frame.clone()], pattern);
+        let path = lab.path(&format!("damaged{index}.so"));
+        std::fs::write(&path, damaged).unwrap();
+        let app = Running::start(Command::new(&program).arg("open").arg(&path));
+        let trace = record(&lab, &app, "99", "6");
+        assert!(lab.samples_in("work_before") >= 1.0 && lab.samples_in("work_inside") >= 1.0, "{}", trace["ledger"]);
+        let notes = trace["notes"].to_string();
+        assert!(notes.contains(path.to_str().unwrap()), "{notes} {}", trace["unwinding"]);
     }
 }

@@ -75,7 +75,7 @@ impl State {
                 let Some(rule) = find_rule(machine, &self.range, address) else { return Some(End::TableNotReady) };
                 self.apply(rule, machine)
             }
-            JIT => self.by_frame_pointer(machine, End::NoJitInfo),
+            JIT => self.by_epilogue_or_frame_pointer(machine),
             FRAME_POINTERS => self.by_frame_pointer(machine, End::NoUnwindInfo),
             NO_INFO => self.by_search(machine),
             _ => Some(End::TableNotReady),
@@ -108,6 +108,7 @@ impl State {
                 return self.arrive(base.wrapping_add(rule.offset()), self.registers[RBP], holder);
             }
             kind::SIGNAL_FRAME => return self.leave_signal(machine),
+            kind::OTHER_STACK => return self.by_other_stack(machine),
             kind::FRAME_POINTER => return self.by_frame_pointer(machine, End::NoUnwindInfo),
             kind::END_OF_STACK => return Some(End::Complete),
             kind::UNKNOWN => return self.by_search(machine),
@@ -143,6 +144,31 @@ impl State {
         self.pc = pc;
         self.interrupted = 0;
         if pc == 0 { Some(End::Complete) } else { None }
+    }
+
+    /// To the frame that rbp leads to, wherever that stack lies. The limit of frames ends a loop.
+    #[inline(always)]
+    fn by_other_stack(&mut self, machine: &mut impl Machine) -> Option<End> {
+        let rbp = self.registers[RBP];
+        // One after the other, as in `by_frame_pointer`.
+        let Some(next) = machine.word(rbp) else { return Some(End::Fault) };
+        let Some(pc) = machine.word(rbp.wrapping_add(8)) else { return Some(End::Fault) };
+        self.arrive(rbp.wrapping_add(16), next, pc)
+    }
+
+    /// Code without rules. A trampoline that does nothing after its call but leave says itself where its caller is, as
+    /// CPython's do, which keep no frame pointer.
+    #[inline(always)]
+    fn by_epilogue_or_frame_pointer(&mut self, machine: &mut impl Machine) -> Option<End> {
+        if self.interrupted == 0
+            && let Some(code) = machine.code(self.pc)
+            && let Some(bytes) = leaves_at_once(code)
+        {
+            let at = self.registers[RSP].wrapping_add(bytes);
+            let Some(pc) = machine.word(at) else { return Some(End::Fault) };
+            return self.arrive(at.wrapping_add(8), self.registers[RBP], pc);
+        }
+        self.by_frame_pointer(machine, End::NoJitInfo)
     }
 
     /// By the chain of frame pointers, as a guess: `broken` is the end where they do not make one.
@@ -205,6 +231,13 @@ impl State {
     }
 }
 
+/// Bytes that `add $bytes,%rsp; ret` takes from the stack, if code begins so.
+#[inline(always)]
+fn leaves_at_once(code: u64) -> Option<u64> {
+    // 48 83 c4 nn c3, nn a multiple of 8 below 128.
+    (code & 0xff_87_ff_ff_ff == 0xc3_00_c4_83_48).then_some(code >> 24 & 0x78)
+}
+
 /// Whether the eight bytes before a return address end with a call: direct, or through a register or memory.
 #[inline(always)]
 fn ends_with_call(code: u64) -> bool {
@@ -227,4 +260,21 @@ fn find_rule(machine: &impl Machine, range: &Range, address: u64) -> Option<Rule
     let rules = machine.chunk(range.slot.wrapping_add(pair / (CHUNK_WORDS as u32 / 2)))?;
     let at = ((pair * 2) & MASK) as usize;
     Some(Rule::from_words(rules[at], rules[at | 1]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As CPython's trampoline returns.
+    #[test]
+    fn knows_what_leaves_at_once() {
+        let code = |bytes: [u8; 8]| u64::from_le_bytes(bytes);
+        assert_eq!(leaves_at_once(code([0x48, 0x83, 0xc4, 0x08, 0xc3, 1, 2, 3])), Some(8));
+        assert_eq!(leaves_at_once(code([0x48, 0x83, 0xc4, 0x78, 0xc3, 0, 0, 0])), Some(120));
+        // Downwards, uneven, and something else before the return.
+        assert_eq!(leaves_at_once(code([0x48, 0x83, 0xc4, 0xf8, 0xc3, 0, 0, 0])), None);
+        assert_eq!(leaves_at_once(code([0x48, 0x83, 0xc4, 0x09, 0xc3, 0, 0, 0])), None);
+        assert_eq!(leaves_at_once(code([0x48, 0x83, 0xc4, 0x08, 0x5d, 0xc3, 0, 0])), None);
+    }
 }

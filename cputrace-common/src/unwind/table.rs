@@ -88,6 +88,8 @@ pub enum Cfa {
     },
     /// The kernel's signal frame lies at rsp: all registers are in it.
     SignalFrame,
+    /// rbp + 16, on another stack than the callees' frames: a function that switches stacks.
+    OtherStack,
     /// `register + offset`, and the return address is in a register: vfork.
     ReturnInRegister {
         /// Number of the register.
@@ -138,6 +140,8 @@ pub mod kind {
     pub const SIGNAL_FRAME: u64 = 7;
     /// [`super::Cfa::ReturnInRegister`]
     pub const RETURN_IN_REGISTER: u64 = 8;
+    /// [`super::Cfa::OtherStack`]
+    pub const OTHER_STACK: u64 = 9;
 }
 
 /// Kinds of rbp in a [`Rule`].
@@ -161,6 +165,8 @@ impl Rule {
     pub const FRAME_POINTER: Self = Self(kind::FRAME_POINTER);
     /// The kernel's signal frame.
     pub const SIGNAL_FRAME: Self = Self(kind::SIGNAL_FRAME);
+    /// The frame that rbp leads to, on another stack.
+    pub const OTHER_STACK: Self = Self(kind::OTHER_STACK);
 
     /// Packs a rule.
     pub const fn new(cfa: Cfa, rbp: Rbp) -> Self {
@@ -172,6 +178,7 @@ impl Rule {
             Cfa::EndOfStack => (kind::END_OF_STACK, 0, 0, 0),
             Cfa::FramePointer => (kind::FRAME_POINTER, 0, 0, 0),
             Cfa::SignalFrame => (kind::SIGNAL_FRAME, 0, 0, 0),
+            Cfa::OtherStack => (kind::OTHER_STACK, 0, 0, 0),
             Cfa::Register { register, offset } => (kind::REGISTER, register, 0, offset.cast_unsigned()),
             Cfa::Saved { register, inner, outer } => (kind::SAVED, register, 0, halves(inner, outer)),
             Cfa::SavedIndexed { register, index, inner, outer } => {

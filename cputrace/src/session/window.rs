@@ -105,6 +105,7 @@ impl Session<'_> {
         let objects = objects.into_iter().map(|(mapping, id)| (mapping, self.mappings.object(id).clone())).collect();
         let mut notes = self.notes.clone();
         notes.append(&mut self.window_notes);
+        notes.extend(self.sampler.unwinding_notes());
         let threads = self.threads.take();
         let (threads, scheduler) = threads.map_or((Vec::new(), None), |(times, ledger)| (times, Some(ledger)));
         let timelines = std::mem::take(&mut self.timelines).finish();

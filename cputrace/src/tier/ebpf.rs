@@ -99,6 +99,10 @@ impl Sampler for EbpfSampler {
         Some(self.unwinder.stats())
     }
 
+    fn unwinding_notes(&self) -> Vec<String> {
+        self.unwinder.notes()
+    }
+
     fn drain(&mut self, batch: &mut Batch) {
         // Samples first: then every change that came before one of them is there too.
         let Self { object, remote, remote_time, .. } = self;

@@ -126,6 +126,10 @@ pub trait Sampler {
     fn unwinding(&self) -> Option<UnwindStats> {
         None
     }
+    /// What is wrong with files whose code is unwound, in sentences.
+    fn unwinding_notes(&self) -> Vec<String> {
+        Vec::new()
+    }
     /// Another process is a target from now on.
     fn add_target(&mut self, pid: u32) -> Result<(), TierError>;
     /// A target is gone.

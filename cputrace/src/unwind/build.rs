@@ -19,6 +19,7 @@ use object::read::elf::{
 use object::{CompressedData, CompressionFormat, LittleEndian, ReadCache, ReadRef};
 
 use super::call_frame::{Format, Function, Functions, Section, pointer};
+use super::go;
 use super::interpret::Interpreter;
 use super::pack::{Rows, Tables};
 use super::reader::Reader;
@@ -130,6 +131,8 @@ pub(super) struct Headers {
     debug_frame: Option<Vec<u8>>,
     /// Address ranges of linkage tables.
     plt: Vec<(Range<u64>, Rule)>,
+    /// Functions whose rules are known better than the file tells.
+    known: go::Functions,
 }
 
 impl Headers {
@@ -184,6 +187,7 @@ impl Headers {
                     let cfa = Cfa::Register { register: register::RSP, offset: 8 };
                     self.plt.push((range, Rule::new(cfa, Rbp::Unchanged)));
                 }
+                go::SECTION => self.known = go::functions(sections, data),
                 _ => {}
             }
         }
@@ -243,6 +247,7 @@ impl Headers {
         });
         let mut builder = Builder {
             plt: self.plt.iter().filter_map(|(range, rule)| Some((clip(range, base, length)?, *rule))).collect(),
+            known: &self.known,
             gap_rule: Rule::UNKNOWN,
             rows: Rows::with_capacity(functions.len() * 10),
             stats,
@@ -392,14 +397,15 @@ fn gaps(functions: &[Placed<'_>], length: u32) -> Vec<Range<u32>> {
 }
 
 /// Puts the rows together.
-struct Builder {
+struct Builder<'a> {
+    known: &'a go::Functions,
     plt: Vec<(Range<u32>, Rule)>,
     gap_rule: Rule,
     rows: Rows,
     stats: BuildStats,
 }
 
-impl Builder {
+impl Builder<'_> {
     fn run(&mut self, sections: &[Functions<'_>], functions: &[Placed<'_>], length: u32) {
         let mut interpreters: Vec<_> = sections.iter().map(|_| Interpreter::default()).collect();
         let mut covered = 0;
@@ -414,6 +420,12 @@ impl Builder {
             } else {
                 placed.end
             };
+            if let Some(known) = self.known.get(&placed.function.start) {
+                let rows = known.iter().map(|(from, rule)| (placed.start.saturating_add_signed(*from), *rule));
+                rows.filter(|(start, _)| *start < end).for_each(|(start, rule)| self.rows.push(start, rule));
+                covered = covered.max(end);
+                continue;
+            }
             let Self { rows, stats, .. } = self;
             let (base, start) = (placed.function.start, placed.start);
             let mut is_empty = true;

@@ -79,8 +79,15 @@ pub struct UnwindStats {
 pub struct Unwinder {
     sender: Sender<Message>,
     bell: Arc<Bell>,
-    stats: Arc<Mutex<UnwindStats>>,
+    published: Arc<Mutex<Published>>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// What others may see of the manager.
+#[derive(Debug, Default)]
+struct Published {
+    stats: UnwindStats,
+    notes: Vec<String>,
 }
 
 enum Message {
@@ -94,7 +101,7 @@ impl Unwinder {
     pub fn start(maps: UnwindMaps, memory_bytes: u64) -> io::Result<Self> {
         let (sender, receiver) = mpsc::channel();
         let bell = Arc::new(Bell::new()?);
-        let stats = Arc::new(Mutex::new(UnwindStats::default()));
+        let published = Arc::new(Mutex::new(Published::default()));
         let builders = std::thread::available_parallelism().map_or(1, |cpus| (cpus.get() / 2).clamp(1, MAX_BUILDERS));
         let wake = bell.clone();
         let files = FileTables::new(memory_bytes, builders, move || wake.ring())?;
@@ -107,11 +114,11 @@ impl Unwinder {
             looks: BTreeMap::new(),
             prepared: Vec::new(),
             stats: UnwindStats::default(),
-            published: stats.clone(),
+            published: published.clone(),
         };
         let (wake, name) = (bell.clone(), "unwind".to_owned());
         let thread = std::thread::Builder::new().name(name).spawn(move || manager.run(&receiver, &wake))?;
-        Ok(Self { sender, bell, stats, thread: Some(thread) })
+        Ok(Self { sender, bell, published, thread: Some(thread) })
     }
 
     /// Gets ready for processes, and waits until their tables are there, or `timeout` is over.
@@ -134,7 +141,12 @@ impl Unwinder {
 
     /// What it has done so far.
     pub fn stats(&self) -> UnwindStats {
-        *self.stats.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.published.lock().unwrap_or_else(std::sync::PoisonError::into_inner).stats
+    }
+
+    /// What is wrong with files, in sentences.
+    pub fn notes(&self) -> Vec<String> {
+        self.published.lock().unwrap_or_else(std::sync::PoisonError::into_inner).notes.clone()
     }
 }
 
@@ -205,7 +217,7 @@ struct Manager {
     /// Who waits for the tables of a process.
     prepared: Vec<(u32, Sender<()>)>,
     stats: UnwindStats,
-    published: Arc<Mutex<UnwindStats>>,
+    published: Arc<Mutex<Published>>,
 }
 
 impl Manager {
@@ -250,10 +262,16 @@ impl Manager {
             self.answer_prepared();
             if now >= sweep {
                 self.sweep();
+                self.files.forget_unused(&mut self.stats);
                 sweep = now + SWEEP_INTERVAL;
             }
             self.stats.processes = self.processes.len() as u64;
-            *self.published.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = self.stats;
+            let mut published = self.published.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            published.stats = self.stats;
+            if published.notes.len() < self.files.notes().len() {
+                published.notes = self.files.notes().to_vec();
+            }
+            drop(published);
         }
     }
 
@@ -338,7 +356,10 @@ impl Manager {
         let files = &mut self.files;
         let mut number = || {
             let file = vdso::image().ok()?;
-            Some(Code::File(files.number(FileKey::of(&file).ok()?, file)))
+            let number = files.number(FileKey::of(&file).ok()?, file);
+            // Never forgotten.
+            files.count_user(number, true);
+            Some(Code::File(number))
         };
         *self.vdso.get_or_insert_with(|| number().unwrap_or(Code::Unreadable))
     }
@@ -349,8 +370,7 @@ impl Manager {
             .filter_map(|(_, code)| if let Code::File(file) = code { Some(*file) } else { None })
             .collect();
         for file in files {
-            let users = &mut self.files.get_mut(file).users;
-            *users = if more { *users + 1 } else { users.saturating_sub(1) };
+            self.files.count_user(file, more);
         }
     }
 
@@ -360,13 +380,23 @@ impl Manager {
         let mut ranges = Vec::with_capacity(process.regions.len());
         for (region, code) in &process.regions {
             match code {
-                Code::File(file) => push_file(&mut ranges, region, self.files.get(*file)),
+                Code::File(file) => match self.files.get(*file) {
+                    Some(known) => push_file(&mut ranges, region, known),
+                    None => push_plain(&mut ranges, region, NO_INFO),
+                },
                 Code::Jit => push_plain(&mut ranges, region, JIT),
                 Code::Unreadable => push_plain(&mut ranges, region, NO_INFO),
             }
         }
-        self.stats.ranges_over += ranges.len().saturating_sub(MAX_RANGES) as u64;
-        ranges.truncate(MAX_RANGES);
+        if let Some(over) = ranges.len().checked_sub(MAX_RANGES).filter(|&over| over > 0) {
+            self.stats.ranges_over += over as u64;
+            self.files.say(format!(
+                "process {pid} has more than {MAX_RANGES} executable mappings: code in the smaller ones is not unwound"
+            ));
+            ranges.sort_unstable_by_key(|range| std::cmp::Reverse(range.length));
+            ranges.truncate(MAX_RANGES);
+            ranges.sort_unstable_by_key(|range| range.start);
+        }
         let mut value = Box::new(Ranges { count: ranges.len() as u32, ..Ranges::EMPTY });
         value.ranges[..ranges.len()].copy_from_slice(&ranges);
         // At a new place, for a sample may be reading at the old one.
@@ -386,8 +416,7 @@ impl Manager {
     /// Tells those who wait for processes whose files are all built.
     fn answer_prepared(&mut self) {
         let Self { prepared, processes, files, .. } = self;
-        let builds =
-            |code: &Code| matches!(code, Code::File(file) if matches!(files.get(*file).state, State::Building));
+        let builds = |code: &Code| matches!(code, Code::File(file) if files.get(*file).is_some_and(|known| matches!(known.state, State::Building)));
         prepared.retain(|(pid, done)| {
             let waits = processes.get(pid).is_some_and(|process| process.regions.iter().any(|(_, code)| builds(code)));
             // Nobody may be waiting any more.

@@ -1,7 +1,8 @@
 //! `.eh_frame` compiled to the compact tables that the kernel side searches, and brought to it when they are needed.
 //!
 //! - [`build`]: an ELF file to [`Tables`]. Of these: [`call_frame`] finds functions, [`interpret`] runs their
-//!   instructions, [`expression`] knows the few shapes of DWARF expressions that occur, [`pack`] lays out the words.
+//!   instructions, [`expression`] knows the few shapes of DWARF expressions that occur, [`go`] the
+//!   functions that tell nothing themselves, [`pack`] lays out the words.
 //! - [`functions`]: where a file's functions begin and end, for those that have no names.
 //! - [`manager`]: brings tables to the kernel when samples need them. Of it: `tables` has the files, `slots` the places.
 //! - [`remote`]: the same in this process, for threads that wait.
@@ -14,6 +15,7 @@ pub mod build;
 mod call_frame;
 mod expression;
 pub mod functions;
+mod go;
 mod interpret;
 pub mod manager;
 #[cfg(test)]

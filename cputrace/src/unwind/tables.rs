@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex};
@@ -22,6 +23,12 @@ use crate::process::elf::ElfFacts;
 /// Bytes of a chunk in the kernel, about.
 const CHUNK_BYTES: u64 = CHUNK_WORDS as u64 * 4;
 
+/// Files that no process maps which are kept with their tables: programs that are started again and again.
+const MAX_UNUSED: usize = 64;
+
+/// Files that are named; more are counted only.
+const MAX_NOTES: usize = 8;
+
 /// A file as it is: one that was written to since is another.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) struct FileKey {
@@ -31,9 +38,9 @@ pub(super) struct FileKey {
     modified_ns: i64,
 }
 
-/// A row of [`FileTables`].
+/// A file in [`FileTables`]; never given to another one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(super) struct FileNumber(usize);
+pub(super) struct FileNumber(u64);
 
 /// What is known of a file's code.
 #[derive(Debug)]
@@ -101,10 +108,11 @@ struct Jobs {
     came: Condvar,
 }
 
-/// All files that were ever wanted.
+/// All files that processes map, and some that they did until lately.
 pub(super) struct FileTables {
     keys: FxHashMap<FileKey, FileNumber>,
-    files: Vec<Known>,
+    files: FxHashMap<FileNumber, Known>,
+    next: FileNumber,
     jobs: Arc<Jobs>,
     results: Receiver<Finished>,
     workers: Vec<JoinHandle<()>>,
@@ -112,6 +120,7 @@ pub(super) struct FileTables {
     /// Bytes of tables that may be in the kernel.
     budget: u64,
     clock: u64,
+    notes: Vec<String>,
 }
 
 impl FileKey {
@@ -133,43 +142,70 @@ impl FileTables {
             std::thread::Builder::new().name(name).spawn(move || work(&jobs, &sender, &wake))
         });
         let workers = workers.collect::<io::Result<_>>()?;
-        let (keys, files, slots) = (FxHashMap::default(), Vec::new(), Slots::new(MAX_CHUNKS));
-        Ok(Self { keys, files, jobs, results, workers, slots, budget, clock: 0 })
+        let (keys, files, slots) = (FxHashMap::default(), FxHashMap::default(), Slots::new(MAX_CHUNKS));
+        let next = FileNumber(0);
+        Ok(Self { keys, files, next, jobs, results, workers, slots, budget, clock: 0, notes: Vec::new() })
     }
 
     /// The number of a file; a new one is given to the builders.
     pub(super) fn number(&mut self, key: FileKey, file: File) -> FileNumber {
-        let next = FileNumber(self.files.len());
+        let next = self.next;
         let number = *self.keys.entry(key).or_insert(next);
         if number == next {
+            self.next.0 += 1;
             let facts = ElfFacts::read(&file).ok();
             // What is no ELF file has no code that could be unwound by a table.
             let state = if facts.is_some() { State::Building } else { State::Without { frame_pointers: false } };
-            self.push(state, facts, file);
+            self.insert(number, state, facts, file);
         }
         number
     }
 
-    fn push(&mut self, state: State, facts: Option<ElfFacts>, file: File) {
+    fn insert(&mut self, number: FileNumber, state: State, facts: Option<ElfFacts>, file: File) {
         let file = Arc::new(file);
         if matches!(state, State::Building) {
-            self.jobs.push(FileNumber(self.files.len()), file.clone());
+            self.jobs.push(number, file.clone());
         }
-        self.files.push(Known { state, facts, file, users: 0, used: self.clock, rows: 0 });
+        self.files.insert(number, Known { state, facts, file, users: 0, used: self.clock, rows: 0 });
     }
 
-    pub(super) fn get(&self, number: FileNumber) -> &Known {
-        &self.files[number.0]
+    /// `None` if it was forgotten, which those that processes map are not.
+    pub(super) fn get(&self, number: FileNumber) -> Option<&Known> {
+        self.files.get(&number)
     }
 
-    pub(super) fn get_mut(&mut self, number: FileNumber) -> &mut Known {
-        &mut self.files[number.0]
+    /// One more process maps a file, or one less.
+    pub(super) fn count_user(&mut self, number: FileNumber, more: bool) {
+        if let Some(known) = self.files.get_mut(&number) {
+            known.users = if more { known.users + 1 } else { known.users.saturating_sub(1) };
+        }
+    }
+
+    /// Closes files that no process maps, but for the latest.
+    pub(super) fn forget_unused(&mut self, stats: &mut UnwindStats) {
+        let is_unused = |known: &Known| known.users == 0 && !matches!(known.state, State::Building);
+        let mut unused: Vec<_> = self
+            .files
+            .iter()
+            .filter(|(_, known)| is_unused(known))
+            .map(|(&number, known)| (known.used, number))
+            .collect();
+        unused.sort_unstable_by_key(|&(used, number)| (used, number.0));
+        let surplus = unused.len().saturating_sub(MAX_UNUSED);
+        for (_, number) in unused.drain(..surplus) {
+            self.drop_tables(number, stats);
+            self.files.remove(&number);
+        }
+        if surplus > 0 {
+            let files = &self.files;
+            self.keys.retain(|_, number| files.contains_key(number));
+        }
     }
 
     /// A sample hit the file: it is to stay, and to be built again if it was dropped.
     pub(super) fn want(&mut self, number: FileNumber) {
         self.clock += 1;
-        let known = &mut self.files[number.0];
+        let Some(known) = self.files.get_mut(&number) else { return };
         known.used = self.clock;
         if matches!(known.state, State::Dropped) {
             known.state = State::Building;
@@ -183,25 +219,36 @@ impl FileTables {
         while let Ok(Finished { number, result, time }) = self.results.try_recv() {
             stats.build_time += time;
             changed.push(number);
+            if !self.files.contains_key(&number) {
+                continue;
+            }
             let built = match result {
                 Ok(built) => built,
-                Err(_) => {
+                Err(error) => {
+                    self.note(number, &format!("has no unwind table: {error}"));
                     stats.failed_builds += 1;
-                    self.files[number.0].state = State::Without { frame_pointers: false };
+                    self.set_state(number, State::Without { frame_pointers: false });
                     continue;
                 }
             };
             stats.builds += 1;
             stats.bad_entries += built.stats.bad_entries;
+            if built.stats.bad_entries > 0 {
+                let bad = built.stats.bad_entries;
+                self.note(
+                    number,
+                    &format!("has {bad} entries of unwind information that are damaged: stacks may end there"),
+                );
+            }
             stats.unknown_rows += built.stats.unknown_rows;
             let Some(tables) = built.tables else {
-                self.files[number.0].state = State::Without { frame_pointers: built.keeps_frame_pointers };
+                self.set_state(number, State::Without { frame_pointers: built.keeps_frame_pointers });
                 continue;
             };
             let needed = tables.bytes() as u64;
             changed.extend(self.make_room(needed, stats));
             let slots = if stats.table_bytes + needed <= self.budget { self.load(&tables.tables, maps) } else { None };
-            let known = &mut self.files[number.0];
+            let Some(known) = self.files.get_mut(&number) else { continue };
             known.state = match slots {
                 Some(slots) => {
                     known.rows = built.stats.merged_rows;
@@ -217,6 +264,32 @@ impl FileTables {
             };
         }
         changed
+    }
+
+    /// What is wrong with files and processes, in sentences.
+    pub(super) fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Adds a sentence, once.
+    pub(super) fn say(&mut self, note: String) {
+        if self.notes.len() < MAX_NOTES && !self.notes.contains(&note) {
+            self.notes.push(note);
+        }
+    }
+
+    fn note(&mut self, number: FileNumber, what: &str) {
+        if let Some(known) = self.files.get(&number) {
+            let link = format!("/proc/self/fd/{}", known.file.as_raw_fd());
+            let path = std::fs::read_link(link).unwrap_or_default();
+            self.say(format!("{} {what}", path.display()));
+        }
+    }
+
+    fn set_state(&mut self, number: FileNumber, state: State) {
+        if let Some(known) = self.files.get_mut(&number) {
+            known.state = state;
+        }
     }
 
     fn load(&mut self, tables: &[Table], maps: &mut UnwindMaps) -> Option<Vec<(u32, u32)>> {
@@ -248,23 +321,30 @@ impl FileTables {
     fn make_room(&mut self, needed: u64, stats: &mut UnwindStats) -> Vec<FileNumber> {
         let mut dropped = Vec::new();
         while stats.table_bytes + needed > self.budget && needed <= self.budget {
-            let loaded = self.files.iter().enumerate().filter(|(_, known)| matches!(known.state, State::Loaded(_)));
-            let Some(number) = loaded.min_by_key(|(_, known)| (known.users > 0, known.used)).map(|(index, _)| index)
+            let loaded = self.files.iter().filter(|(_, known)| matches!(known.state, State::Loaded(_)));
+            let Some(number) = loaded.min_by_key(|(_, known)| (known.users > 0, known.used)).map(|(&number, _)| number)
             else {
                 break;
             };
-            let known = &mut self.files[number];
-            if let State::Loaded(loaded) = std::mem::replace(&mut known.state, State::Dropped) {
-                stats.rows -= known.rows;
-                stats.table_bytes -=
-                    loaded.tables.iter().map(|&(_, count)| u64::from(count) * CHUNK_BYTES).sum::<u64>();
-                stats.tables -= 1;
-                stats.evictions += 1;
-                self.unload(&loaded.tables);
-            }
-            dropped.push(FileNumber(number));
+            self.drop_tables(number, stats);
+            stats.evictions += 1;
+            dropped.push(number);
         }
         dropped
+    }
+
+    /// Takes a file's tables out of the kernel.
+    fn drop_tables(&mut self, number: FileNumber, stats: &mut UnwindStats) {
+        let Some(known) = self.files.get_mut(&number) else { return };
+        if !matches!(known.state, State::Loaded(_)) {
+            return;
+        }
+        if let State::Loaded(loaded) = std::mem::replace(&mut known.state, State::Dropped) {
+            stats.rows -= known.rows;
+            stats.table_bytes -= loaded.tables.iter().map(|&(_, count)| u64::from(count) * CHUNK_BYTES).sum::<u64>();
+            stats.tables -= 1;
+            self.unload(&loaded.tables);
+        }
     }
 }
 
