@@ -281,6 +281,7 @@ fn write_ledger(out: &mut String, recording: &Recording) -> std::fmt::Result {
         (unwinding.failed_builds, "files without a table"),
         (unwinding.evictions, "tables dropped to make room"),
         (unwinding.refused, "tables refused for want of room: raise --unwind-memory"),
+        (unwinding.put_off, "looks at new processes put off, for very many programs start"),
     ] {
         if count > 0 {
             write!(out, ", {count} {what}")?;

@@ -139,6 +139,8 @@ pub struct Unwinding {
     pub evictions: u64,
     /// Tables that were not loaded for want of room.
     pub refused: u64,
+    /// Looks at new processes that were put off until their next sample, for very many programs started.
+    pub put_off: u64,
 }
 
 /// A whole recording.

@@ -220,9 +220,30 @@ fn since(mut programs: Vec<ProgramCost>, before: &[ProgramCost]) -> Vec<ProgramC
 
 /// What the unwinder says of itself, for the recording.
 fn unwinding(stats: UnwindStats) -> Unwinding {
-    let UnwindStats { tables, rows, table_bytes, builds, build_time, failed_builds, evictions, refused, .. } = stats;
+    let UnwindStats {
+        tables,
+        rows,
+        table_bytes,
+        builds,
+        build_time,
+        failed_builds,
+        evictions,
+        refused,
+        newcomers_put_off,
+        ..
+    } = stats;
     let table_kb = table_bytes / 1024;
-    Unwinding { tables, rows, table_kb, builds, build_time, failed_builds, evictions, refused }
+    Unwinding {
+        tables,
+        rows,
+        table_kb,
+        builds,
+        build_time,
+        failed_builds,
+        evictions,
+        refused,
+        put_off: newcomers_put_off,
+    }
 }
 
 /// `trace-YYYYMMDD-HHMMSS`, in UTC.

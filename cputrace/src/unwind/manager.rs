@@ -32,6 +32,12 @@ const MAX_BUILDERS: usize = 4;
 /// CPU for a process that maps all the time, or has very many mappings.
 const READ_SHARE: u32 = 20;
 
+/// The same for all processes together, where programs start and end all the time: a tenth of a CPU.
+const ALL_READ_SHARE: u32 = 10;
+
+/// But so much may be behind: a second of reading, when a host with very many processes is first looked at.
+const READ_AHEAD: Duration = Duration::from_secs(10);
+
 /// A program that has just started maps its libraries in the next moments.
 const LOOK_AGAIN: [Duration; 3] = [Duration::from_millis(3), Duration::from_millis(12), Duration::from_millis(60)];
 
@@ -67,6 +73,8 @@ pub struct UnwindStats {
     pub questions: u64,
     /// Readings of a process's mappings.
     pub readings: u64,
+    /// Questions for new processes that were put off, for there were very many: the next sample asks again.
+    pub newcomers_put_off: u64,
     /// Questions that were put off, because the process's mappings had just been read.
     pub put_off: u64,
     /// Ranges that a process has beyond what the kernel side can hold.
@@ -113,6 +121,7 @@ impl Unwinder {
             slots: Slots::new(MAX_PROCESSES),
             looks: BTreeMap::new(),
             prepared: Vec::new(),
+            read_until: Instant::now(),
             stats: UnwindStats::default(),
             published: published.clone(),
         };
@@ -216,6 +225,8 @@ struct Manager {
     looks: BTreeMap<(Instant, u32), ()>,
     /// Who waits for the tables of a process.
     prepared: Vec<(u32, Sender<()>)>,
+    /// When the readings so far are made up for.
+    read_until: Instant,
     stats: UnwindStats,
     published: Arc<Mutex<Published>>,
 }
@@ -288,6 +299,10 @@ impl Manager {
         let &Question { address, tgid: pid, slot } = question;
         let now = Instant::now();
         let Some(process) = self.processes.get(&pid) else {
+            if self.read_until > now + READ_AHEAD {
+                self.stats.newcomers_put_off += 1;
+                return false;
+            }
             self.looks.extend(LOOK_AGAIN.map(|after| ((now + after, pid), ())));
             return self.read(pid);
         };
@@ -332,7 +347,9 @@ impl Manager {
         let changed = regions != old;
         self.count_users(&regions, true);
         self.count_users(&old, false);
-        let next_reading = Instant::now() + started.elapsed() * READ_SHARE;
+        let (now, took) = (Instant::now(), started.elapsed());
+        let next_reading = now + took * READ_SHARE;
+        self.read_until = self.read_until.max(now) + took * ALL_READ_SHARE;
         self.processes.insert(pid, Process { slot, regions, next_reading });
         changed
     }

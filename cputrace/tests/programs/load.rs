@@ -86,6 +86,20 @@ pub(crate) fn node(options: &[&str]) -> Option<Load> {
     require(NODE).then(|| Load::alone(Command::new(NODE).args(options).args(["-e", JAVASCRIPT]), folder()))
 }
 
+/// Goroutines, which have stacks of their own.
+pub(crate) fn go() -> Option<Load> {
+    if !optional("go") {
+        return None;
+    }
+    let folder = folder();
+    let (source, program) = (folder.path().join("main.go"), folder.path().join("goroutines"));
+    std::fs::write(&source, include_str!("goroutines.go")).unwrap();
+    let mut build = Command::new("go");
+    build.args(["build", "-o"]).arg(&program).arg(&source).env("GOCACHE", folder.path().join("cache"));
+    assert!(build.env("GOFLAGS", "-mod=mod").status().unwrap().success());
+    Some(Load::alone(&mut Command::new(program), folder))
+}
+
 pub(crate) const JAVASCRIPT: &str = "
 const zlib = require('zlib'), crypto = require('crypto');
 class Tree {

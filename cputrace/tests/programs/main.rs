@@ -134,6 +134,23 @@ fn node() {
     check_program("node", || load::node(&[]));
 }
 
+/// Stacks of the runtime's own between those of goroutines, on the CPU and waiting.
+#[test]
+#[ignore = "needs root"]
+fn go() {
+    if !root() {
+        return;
+    }
+    let Some(load) = load::go() else { return };
+    let lab = check("go", &load.pids(), COMPLETE);
+    assert!(lab.samples_in("main.recurse") > 50.0, "{:?}", lab.stacks());
+    let waits = &lab.trace()["ledger"]["wait_stacks"];
+    let of = |end: &str| waits[end].as_u64().unwrap();
+    let late = of("table_not_ready");
+    let all: u64 = waits.as_object().unwrap().values().map(|count| count.as_u64().unwrap()).sum();
+    assert!(all > 50 && of("complete") * 100 >= (all - late) * 98, "{waits}");
+}
+
 /// 200 libraries, and assembler of x264's that nothing describes and that keeps kilobytes on the stack.
 #[test]
 #[ignore = "needs root"]

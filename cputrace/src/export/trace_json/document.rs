@@ -154,6 +154,8 @@ pub(super) struct Unwinding {
     pub(super) failed_builds: u64,
     pub(super) evictions: u64,
     pub(super) refused: u64,
+    #[serde(default)]
+    pub(super) put_off: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -101,10 +101,19 @@ fn program(program: document::BpfProgram) -> Result<ProgramCost, ReadError> {
 }
 
 fn unwinding(unwinding: document::Unwinding) -> Result<Unwinding, ReadError> {
-    let document::Unwinding { tables, rows, table_kb, builds, build_seconds, failed_builds, evictions, refused } =
-        unwinding;
+    let document::Unwinding {
+        tables,
+        rows,
+        table_kb,
+        builds,
+        build_seconds,
+        failed_builds,
+        evictions,
+        refused,
+        put_off,
+    } = unwinding;
     let build_time = duration(build_seconds)?;
-    Ok(Unwinding { tables, rows, table_kb, builds, build_time, failed_builds, evictions, refused })
+    Ok(Unwinding { tables, rows, table_kb, builds, build_time, failed_builds, evictions, refused, put_off })
 }
 
 /// Values above this are no time of any recording, and could not be added up.

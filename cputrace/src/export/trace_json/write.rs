@@ -94,6 +94,7 @@ pub(super) fn document(recording: &Recording) -> document::Trace {
             failed_builds: unwinding.failed_builds,
             evictions: unwinding.evictions,
             refused: unwinding.refused,
+            put_off: unwinding.put_off,
         }),
         pmu: pmu.as_ref().map(super::pmu::document),
         event: event.as_ref().map(super::pmu::event_document),
