@@ -4,6 +4,9 @@
 //! | --- | --- |
 //! | [`session`] | one session from attach to detach, as one recording or in windows: the only place that joins the parts |
 //! | [`serve`] | watches without an end, and answers over HTTP |
+//! | [`group`] | groups of processes, and what they came to |
+//! | [`store`] | what `serve` keeps: windows, traces, events |
+//! | [`metrics`] | Prometheus metrics |
 //! | [`model`] | a recording in pprof's terms; knows nothing else |
 //! | [`tier`] | the ways to samples: eBPF, perf_event_open, none |
 //! | [`ebpf`] | the eBPF object in the kernel |
@@ -28,6 +31,8 @@ pub mod collect;
 pub mod doctor;
 pub mod ebpf;
 pub mod export;
+pub mod group;
+pub mod metrics;
 pub mod model;
 pub mod pmu;
 pub mod process;
@@ -35,6 +40,7 @@ pub mod serve;
 pub mod session;
 pub mod sink;
 pub mod source;
+pub mod store;
 pub mod symbolize;
 pub mod tier;
 pub mod unwind;

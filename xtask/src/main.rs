@@ -5,6 +5,7 @@
 mod bench;
 mod build_ebpf;
 mod demo;
+mod docs;
 mod kernels;
 mod lint;
 mod system;
@@ -27,6 +28,8 @@ enum Command {
     Lint,
     /// Build the eBPF object that is committed and embedded
     BuildEbpf(build_ebpf::Args),
+    /// Write the documents that are generated from the code
+    Docs,
     /// Boot Debian's kernels in QEMU, and record there
     Kernels(kernels::Args),
     /// Measure what cputrace costs, beside perf and bpftrace
@@ -46,6 +49,7 @@ fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Test(args) => return test::run(args),
         Command::Lint => lint::run()?,
         Command::BuildEbpf(args) => build_ebpf::run(args)?,
+        Command::Docs => docs::run()?,
         Command::Kernels(args) => kernels::run(args)?,
         Command::Bench(args) => bench::run(args)?,
     }

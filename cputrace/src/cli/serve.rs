@@ -1,14 +1,17 @@
 //! `cputrace serve`: from the command line to a server.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use super::{duration, say, stop};
 use crate::ebpf::Waits;
+use crate::group::GroupOptions;
 use crate::model::Target;
 use crate::serve::{self, Settings};
 use crate::session::Options;
+use crate::store::Retention;
 
 /// Waits of a whole host that are kept with their stacks.
 const MIN_WAIT: Duration = Duration::from_millis(10);
@@ -18,6 +21,9 @@ pub(super) struct Args {
     /// Address and port to listen on
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9797")]
     listen: SocketAddr,
+    /// Directory of the store
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/cputrace")]
+    data_dir: PathBuf,
     /// Samples a second and CPU
     #[arg(short = 'F', long, value_name = "HZ", default_value_t = 19, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     frequency: u32,
@@ -32,6 +38,9 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let settings = Settings {
         listen: args.listen,
+        data_dir: args.data_dir.clone(),
+        retention: Retention::default(),
+        groups: GroupOptions::default(),
         window: args.window,
         session: Options {
             targets: vec![Target::All],
@@ -52,6 +61,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let stop = stop::signals()?;
     let mut on_start = |address| say(&format!("cputrace: watching this host, serving http://{address}"));
-    serve::serve(&settings, &mut on_start, &stop)?;
+    let tell = |line: &str| say(&format!("cputrace: {line}"));
+    serve::serve(&settings, &mut on_start, Box::new(tell), &stop)?;
     Ok(ExitCode::SUCCESS)
 }

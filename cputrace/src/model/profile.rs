@@ -411,6 +411,28 @@ impl Profile {
         location
     }
 
+    /// A new place that stands for all of a function's code, without an address. It is not interned: whoever asks twice has
+    /// two.
+    pub fn function_location(&mut self, mapping: MappingId, function: FunctionId) -> LocationId {
+        let lines = vec![Line { function, line: 0 }];
+        self.locations.push(Location { mapping, address: ElfAddr(0), lines, unknown: None });
+        LocationId(u32::try_from(self.locations.len() - 1).expect("a window holds fewer than 2^32 rows of a kind"))
+    }
+
+    /// A new row that stands for a process or, with 0 for its id, for several. It is not interned.
+    pub fn new_process(&mut self, pid: u32, name: &str) -> ProcessId {
+        let name = self.string(name);
+        self.processes.push(Process { pid, name });
+        ProcessId(u32::try_from(self.processes.len() - 1).expect("a window holds fewer than 2^32 rows of a kind"))
+    }
+
+    /// A new row that stands for a thread or, with 0 for its id, for several. It is not interned.
+    pub fn new_thread(&mut self, process: ProcessId, tid: u32, name: &str) -> ThreadId {
+        let name = self.string(name);
+        self.threads.push(Thread { process, tid, name });
+        ThreadId(u32::try_from(self.threads.len() - 1).expect("a window holds fewer than 2^32 rows of a kind"))
+    }
+
     /// The text of a label that is a stack's leaf.
     pub fn leaf_label(&self, stack: Option<StackId>) -> Option<&str> {
         let location = &self.locations[self.stacks[stack?.index()].location.index()];

@@ -2,19 +2,25 @@
 //!
 //! The session runs in the caller's thread, windows are completed in another one (`session`), and HTTP has its own: no
 //! request can hold up the collection.
-//! - [`http`]: the listener and its routes.
+//! - [`http`]: the listener.
+//! - [`routes`]: what is answered at which path.
 //! - [`state`]: what the others share.
 
 mod http;
+mod routes;
 mod state;
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
+use crate::group::rule::RuleError;
+use crate::group::{GroupOptions, Groups};
 use crate::session::{EndReason, Options, SessionError, Stop, Watch};
+use crate::store::{Retention, Store, StoreError};
 use http::Server;
 pub use state::State;
 
@@ -23,6 +29,12 @@ pub use state::State;
 pub struct Settings {
     /// Where to listen.
     pub listen: SocketAddr,
+    /// Where the store is.
+    pub data_dir: PathBuf,
+    /// What it keeps.
+    pub retention: Retention,
+    /// How processes are grouped.
+    pub groups: GroupOptions,
     /// How long a window lasts.
     pub window: Duration,
     /// What to watch, and how.
@@ -43,20 +55,30 @@ pub enum ServeError {
     /// The HTTP thread cannot be started.
     #[error("the HTTP server cannot be started: {0}")]
     Http(io::Error),
+    /// The store cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A rule for groups is wrong.
+    #[error(transparent)]
+    Groups(#[from] RuleError),
     /// Nothing can be watched.
     #[error(transparent)]
     Session(#[from] SessionError),
 }
 
-/// Watches and serves until the caller sends [`Stop`]. `on_start` is told the address once both work.
+/// Watches and serves until the caller sends [`Stop`]. `on_start` is told the address once both work; `say` shows a line
+/// to whoever runs it.
 pub fn serve(
     settings: &Settings,
     on_start: &mut dyn FnMut(SocketAddr),
+    say: Box<dyn Fn(&str) + Send + Sync>,
     stop: &Receiver<Stop>,
 ) -> Result<EndReason, ServeError> {
-    let state = Arc::new(State::new());
-    // First, for it costs nothing if it fails.
-    let server = Server::start(settings.listen, state.clone())?;
+    // First what costs nothing if it fails.
+    let groups = Groups::new(&settings.groups)?;
+    let store = Store::open(&settings.data_dir)?;
+    let state = Arc::new(State::new(store, settings.retention, groups, settings.session.unwind_kb, say));
+    let server = Server::start(settings.listen, routes::router(state.clone()))?;
     let watch = Watch::start(&settings.session)?;
     state.set_ready();
     on_start(server.address());

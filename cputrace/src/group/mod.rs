@@ -1,0 +1,445 @@
+//! Groups of processes: what a whole host's processes are added up by.
+//!
+//! - [`facts`]: what `/proc` says of a process.
+//! - [`rule`]: which group that puts it into.
+//!
+//! Sums grow by what each window brought, by the account of the threads' time, which knows of processes that lived shorter
+//! than a window; so they never go back when a process ends. `/proc` is asked once a window, for processes that ran in it.
+
+pub mod facts;
+pub mod rule;
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
+
+use procfs::process::{Process, Stat};
+use rustc_hash::FxBuildHasher;
+
+use crate::model::{Aspect, MappingKind, ProcessId, Profile, Recording, WaitHistogram};
+use facts::Facts;
+use rule::{Rule, RuleError, RuleText};
+
+/// The group of those for which there is no other, or no room.
+pub const OTHER: &str = "~other";
+
+/// The group of the kernel's own threads.
+pub const KERNEL: &str = "~kernel";
+
+/// How processes are grouped.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct GroupOptions {
+    /// The rules; the first that fits a process counts. A process that none fits is in [`OTHER`].
+    pub rules: Vec<RuleText>,
+    /// Groups that there may be at once; more go to [`OTHER`].
+    pub max: usize,
+    /// How long a group stays after its last process has ended.
+    pub linger: Duration,
+}
+
+impl Default for GroupOptions {
+    /// By the processes' names, as process-exporter does.
+    fn default() -> Self {
+        let by_name = RuleText { name: "{{.Comm}}".to_owned(), ..RuleText::default() };
+        Self { rules: vec![by_name], max: 200, linger: Duration::from_mins(5) }
+    }
+}
+
+/// What a process's samples are told apart by.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Labels {
+    /// Its group.
+    pub group: String,
+    /// Its control group's path; empty where it is not known, like all that follow.
+    pub cgroup: String,
+    /// Its systemd unit.
+    pub unit: String,
+    /// Its container's id.
+    pub container: String,
+    /// Its Kubernetes pod's uid.
+    pub pod: String,
+}
+
+/// What a group's processes came to. Times and numbers are sums since the group appeared, with those of processes that
+/// have ended; those marked "now" are of its living processes, as of the last window in which they ran.
+#[derive(Clone, Debug, Default)]
+pub struct GroupSums {
+    /// Processes, now.
+    pub processes: u64,
+    /// Their threads, now.
+    pub threads: u64,
+    /// Their resident memory, now.
+    pub resident_bytes: u64,
+    /// Their virtual memory, now.
+    pub virtual_bytes: u64,
+    /// When the oldest of them started, in clock ticks since boot.
+    pub oldest_start_ticks: Option<u64>,
+    /// Time on the CPU.
+    pub on_cpu_ns: u64,
+    /// That in the kernel, by the kernel's own account, and shared out like it where that cannot be had any more.
+    pub system_ns: u64,
+    /// Time waiting for a CPU.
+    pub run_queue_ns: u64,
+    /// These waits, by length.
+    pub run_queue_waits: WaitHistogram,
+    /// Time waiting for an event, by `OffCpuState`.
+    pub off_cpu_ns: [u64; 4],
+    /// Switches because a thread waited.
+    pub switches_voluntary: u64,
+    /// Switches because another thread was to run.
+    pub switches_involuntary: u64,
+    /// Moves to another CPU.
+    pub migrations: u64,
+    /// Page faults without a disk.
+    pub minor_faults: u64,
+    /// Page faults with one.
+    pub major_faults: u64,
+    /// Processes that started.
+    pub starts: u64,
+    /// Processes that ended.
+    pub exits: u64,
+    /// Samples on the CPU in the programs' own code.
+    pub samples_user: u64,
+    /// Samples on the CPU in the kernel.
+    pub samples_kernel: u64,
+}
+
+struct Group {
+    sums: GroupSums,
+    /// When its last process ended, if there is none any more.
+    empty_since: Option<Instant>,
+}
+
+/// A living process.
+struct Member {
+    comm: String,
+    start_ticks: u64,
+    labels: Labels,
+    /// The last that `/proc` said of it.
+    seen: Seen,
+    /// Its time on the CPU since it was first seen, and the part of that in the kernel.
+    on_cpu_ns: u64,
+    system_ns: u64,
+    is_alive: bool,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    user_ticks: u64,
+    system_ticks: u64,
+    minor_faults: u64,
+    major_faults: u64,
+    threads: u64,
+    resident_bytes: u64,
+    virtual_bytes: u64,
+}
+
+impl From<&Stat> for Seen {
+    fn from(stat: &Stat) -> Self {
+        Self {
+            user_ticks: stat.utime,
+            system_ticks: stat.stime,
+            minor_faults: stat.minflt,
+            major_faults: stat.majflt,
+            threads: stat.num_threads.unsigned_abs(),
+            resident_bytes: stat.rss * procfs::page_size(),
+            virtual_bytes: stat.vsize,
+        }
+    }
+}
+
+/// All groups of a host.
+pub struct Groups {
+    rules: Vec<Rule>,
+    max: usize,
+    linger: Duration,
+    groups: BTreeMap<String, Group>,
+    members: HashMap<u32, Member, FxBuildHasher>,
+    overflowed: u64,
+    /// Whether the window is the first: all processes are new to us then, none is new to the host.
+    is_first: bool,
+}
+
+impl Groups {
+    /// None yet.
+    pub fn new(options: &GroupOptions) -> Result<Self, RuleError> {
+        let GroupOptions { rules, max, linger } = options;
+        Ok(Self {
+            rules: rules.iter().map(Rule::new).collect::<Result<_, _>>()?,
+            max: *max,
+            linger: *linger,
+            groups: BTreeMap::new(),
+            members: HashMap::default(),
+            overflowed: 0,
+            is_first: true,
+        })
+    }
+
+    /// Replaces the rules; processes that are in a group already stay there.
+    pub fn set_rules(&mut self, options: &GroupOptions) -> Result<(), RuleError> {
+        self.rules = options.rules.iter().map(Rule::new).collect::<Result<_, _>>()?;
+        (self.max, self.linger) = (options.max, options.linger);
+        Ok(())
+    }
+
+    /// All groups, by name.
+    pub fn all(&self) -> impl Iterator<Item = (&str, &GroupSums)> {
+        self.groups.iter().map(|(name, group)| (name.as_str(), &group.sums))
+    }
+
+    /// Groups that there may be.
+    pub fn max(&self) -> usize {
+        self.max
+    }
+
+    /// Processes that were put into [`OTHER`] because there were too many groups.
+    pub fn overflowed(&self) -> u64 {
+        self.overflowed
+    }
+
+    /// Adds what a window brought. Returns the labels of each process of its profile.
+    pub fn add(&mut self, window: &Recording) -> Vec<Labels> {
+        let processes = Processes::of(window);
+        for (&pid, process) in &processes.by_pid {
+            self.meet(pid, process);
+            self.account(pid, process);
+        }
+        let profile = &window.profile;
+        let labels = profile.processes().iter().map(|process| {
+            // A process of which only a stray sample is known has been met, too: all of the profile's are in `processes`.
+            self.members.get(&process.pid).map(|member| member.labels.clone()).unwrap_or_default()
+        });
+        let labels: Vec<_> = labels.collect();
+        self.part_with(&processes);
+        self.count_the_living();
+        self.is_first = false;
+        labels
+    }
+
+    /// Finds the group of a process that is new, or has become another program.
+    fn meet(&mut self, pid: u32, process: &InWindow) {
+        // What did not run has not changed.
+        if self.members.contains_key(&pid) && process.on_cpu_ns == 0 && process.samples() == 0 {
+            return;
+        }
+        let stat = i32::try_from(pid).ok().and_then(|pid| Process::new(pid).ok()?.stat().ok());
+        let known = self.members.get(&pid);
+        let is_same = known.is_some_and(|member| match &stat {
+            Some(stat) => member.start_ticks == stat.starttime && member.comm == stat.comm,
+            None => true,
+        });
+        let started = known.is_none() && !self.is_first;
+        if !is_same {
+            let facts = Facts::read(pid, &process.name);
+            let before = self.members.remove(&pid);
+            let renamed = before.filter(|member| member.start_ticks == facts.start_ticks);
+            let labels = self.labels(&facts);
+            let seen = renamed.as_ref().map(|member| member.seen);
+            // What a process did before it was met is not this window's; of one that started in it, it is.
+            let seen = seen.unwrap_or_else(|| match (&stat, started) {
+                (Some(stat), false) => Seen {
+                    minor_faults: stat.minflt,
+                    major_faults: stat.majflt,
+                    user_ticks: stat.utime,
+                    system_ticks: stat.stime,
+                    ..Seen::default()
+                },
+                _ => Seen::default(),
+            });
+            let group = self.group(&labels.group);
+            group.sums.starts += u64::from(started && renamed.is_none());
+            let Facts { comm, start_ticks, .. } = facts;
+            let member =
+                Member { comm, start_ticks, labels, seen, on_cpu_ns: 0, system_ns: 0, is_alive: stat.is_some() };
+            self.members.insert(pid, member);
+        }
+        let Some(member) = self.members.get_mut(&pid) else { return };
+        member.is_alive = stat.is_some();
+        if let Some(stat) = &stat {
+            let now = Seen::from(stat);
+            let sums = &mut self.groups.get_mut(&member.labels.group).expect("a member's group stays").sums;
+            sums.minor_faults += now.minor_faults.saturating_sub(member.seen.minor_faults);
+            sums.major_faults += now.major_faults.saturating_sub(member.seen.major_faults);
+            member.seen = now;
+        }
+    }
+
+    /// Adds what a process did in the window.
+    fn account(&mut self, pid: u32, process: &InWindow) {
+        let Some(member) = self.members.get_mut(&pid) else { return };
+        let group = self.groups.get_mut(&member.labels.group).expect("a member's group stays");
+        let sums = &mut group.sums;
+        member.on_cpu_ns += process.on_cpu_ns;
+        // The kernel's split of the whole time; what was added so far is not taken back.
+        let Seen { user_ticks, system_ticks, .. } = member.seen;
+        let (part, whole) = match user_ticks + system_ticks {
+            0 => (process.samples_kernel, process.samples()),
+            ticks => (system_ticks, ticks),
+        };
+        let share = if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
+        let system_ns = (member.on_cpu_ns as f64 * share) as u64;
+        let more = system_ns.saturating_sub(member.system_ns).min(process.on_cpu_ns);
+        member.system_ns += more;
+        sums.system_ns += more;
+        let InWindow {
+            name: _,
+            on_cpu_ns,
+            run_queue_ns,
+            run_queue_waits,
+            off_cpu_ns,
+            switches_voluntary,
+            switches_involuntary,
+            migrations,
+            samples_user,
+            samples_kernel,
+            has_ended: _,
+        } = process;
+        sums.on_cpu_ns += on_cpu_ns;
+        sums.run_queue_ns += run_queue_ns;
+        add(&mut sums.run_queue_waits, run_queue_waits);
+        add(&mut sums.off_cpu_ns, off_cpu_ns);
+        sums.switches_voluntary += switches_voluntary;
+        sums.switches_involuntary += switches_involuntary;
+        sums.migrations += migrations;
+        sums.samples_user += samples_user;
+        sums.samples_kernel += samples_kernel;
+    }
+
+    /// Forgets processes that have ended, and groups that have been empty for long.
+    fn part_with(&mut self, processes: &Processes) {
+        let groups = &mut self.groups;
+        self.members.retain(|pid, member| {
+            let process = processes.by_pid.get(pid);
+            // One that the account lacks altogether is looked for: its end may have got lost.
+            let is_there = match process {
+                Some(process) => !process.has_ended && member.is_alive,
+                None => std::path::Path::new(&format!("/proc/{pid}")).exists(),
+            };
+            if !is_there && let Some(group) = groups.get_mut(&member.labels.group) {
+                group.sums.exits += 1;
+            }
+            is_there
+        });
+        let linger = self.linger;
+        groups.retain(|_, group| group.empty_since.is_none_or(|since| since.elapsed() < linger));
+    }
+
+    fn count_the_living(&mut self) {
+        for group in self.groups.values_mut() {
+            let sums = &mut group.sums;
+            (sums.processes, sums.threads, sums.resident_bytes, sums.virtual_bytes) = (0, 0, 0, 0);
+            sums.oldest_start_ticks = None;
+        }
+        for member in self.members.values() {
+            let Some(group) = self.groups.get_mut(&member.labels.group) else { continue };
+            let sums = &mut group.sums;
+            sums.processes += 1;
+            sums.threads += member.seen.threads;
+            sums.resident_bytes += member.seen.resident_bytes;
+            sums.virtual_bytes += member.seen.virtual_bytes;
+            let oldest = sums.oldest_start_ticks.unwrap_or(u64::MAX).min(member.start_ticks);
+            sums.oldest_start_ticks = Some(oldest).filter(|&ticks| ticks > 0);
+        }
+        for group in self.groups.values_mut() {
+            group.empty_since = match group.sums.processes {
+                0 => group.empty_since.or_else(|| Some(Instant::now())),
+                _ => None,
+            };
+        }
+    }
+
+    fn labels(&mut self, facts: &Facts) -> Labels {
+        let by_rule = || self.rules.iter().find_map(|rule| rule.apply(facts));
+        let name = if facts.is_kernel { Some(KERNEL.to_owned()) } else { by_rule() };
+        let mut group = name.unwrap_or_else(|| OTHER.to_owned());
+        if !self.groups.contains_key(&group) && self.groups.len() >= self.max && group != OTHER {
+            self.overflowed += 1;
+            group = OTHER.to_owned();
+        }
+        Labels {
+            group,
+            cgroup: facts.cgroup.clone(),
+            unit: facts.unit().to_owned(),
+            container: facts.container().to_owned(),
+            pod: facts.pod(),
+        }
+    }
+
+    fn group(&mut self, name: &str) -> &mut Group {
+        self.groups.entry(name.to_owned()).or_insert_with(|| Group { sums: GroupSums::default(), empty_since: None })
+    }
+}
+
+/// What one process did in a window.
+#[derive(Default)]
+struct InWindow {
+    name: String,
+    on_cpu_ns: u64,
+    run_queue_ns: u64,
+    run_queue_waits: WaitHistogram,
+    off_cpu_ns: [u64; 4],
+    switches_voluntary: u64,
+    switches_involuntary: u64,
+    migrations: u64,
+    samples_user: u64,
+    samples_kernel: u64,
+    has_ended: bool,
+}
+
+impl InWindow {
+    fn samples(&self) -> u64 {
+        self.samples_user + self.samples_kernel
+    }
+}
+
+struct Processes {
+    by_pid: HashMap<u32, InWindow, FxBuildHasher>,
+}
+
+impl Processes {
+    fn of(window: &Recording) -> Self {
+        let mut by_pid: HashMap<u32, InWindow, FxBuildHasher> = HashMap::default();
+        for time in &window.threads {
+            let process = by_pid.entry(time.pid).or_default();
+            if time.pid == time.tid || process.name.is_empty() {
+                process.name.clone_from(&time.name);
+            }
+            process.on_cpu_ns += time.on_cpu_ns;
+            process.run_queue_ns += time.run_queue_ns;
+            add(&mut process.run_queue_waits, &time.run_queue_waits);
+            add(&mut process.off_cpu_ns, &time.off_cpu_ns);
+            process.switches_voluntary += time.switches_voluntary;
+            process.switches_involuntary += time.switches_involuntary;
+            process.migrations += time.migrations;
+            process.has_ended |= time.ended && time.pid == time.tid;
+        }
+        let profile = &window.profile;
+        for process in profile.processes() {
+            let row = by_pid.entry(process.pid).or_default();
+            if row.name.is_empty() {
+                profile.text(process.name).clone_into(&mut row.name);
+            }
+        }
+        let on_cpu = profile.source_by_name(Aspect::OnCpu.name());
+        for sample in profile.samples().iter().filter(|sample| Some(sample.source) == on_cpu) {
+            let process = &profile.processes()[process_of(profile, sample.thread).index()];
+            let Some(row) = by_pid.get_mut(&process.pid) else { continue };
+            let leaf = profile.frames(sample.stack).next();
+            let in_kernel = leaf.is_some_and(|location| {
+                let mapping = profile.locations()[location.index()].mapping;
+                profile.mappings()[mapping.index()].kind == MappingKind::Kernel
+            });
+            *if in_kernel { &mut row.samples_kernel } else { &mut row.samples_user } += sample.count;
+        }
+        Self { by_pid }
+    }
+}
+
+fn process_of(profile: &Profile, thread: crate::model::ThreadId) -> ProcessId {
+    profile.threads()[thread.index()].process
+}
+
+fn add<const N: usize>(sums: &mut [u64; N], more: &[u64; N]) {
+    for (sum, more) in sums.iter_mut().zip(more) {
+        *sum += more;
+    }
+}

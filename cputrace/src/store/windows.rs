@@ -1,0 +1,317 @@
+//! Windows: as they were recorded, and added up to coarser ones, so that a day is read as fast as a minute.
+//!
+//! A window is part of a range of time if its start is. A range is answered from the coarsest windows that lie in it whole,
+//! and at its ends from finer ones.
+
+use std::time::{Duration, SystemTime};
+
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use serde::{Deserialize, Serialize};
+
+use super::digest::{Detail, Digest, Member};
+use super::{Store, StoreError, from_unix_ms, unix_ms};
+
+/// How long a window of each level is, in milliseconds; the first level is as recorded.
+const LEVELS_MS: [i64; 3] = [0, 300_000, 3_600_000];
+
+/// The last level.
+const COARSEST: u32 = LEVELS_MS.len() as u32 - 1;
+
+/// What is known of a window beside its samples. Added up where windows are.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WindowFacts {
+    /// Windows that were added up.
+    pub windows: u64,
+    /// How long they were, in all: gaps between them are not in it.
+    pub covered_ms: u64,
+    /// Samples a second and CPU that were asked for; of several windows the highest.
+    pub frequency_hz: u32,
+    /// Samples that were to be expected.
+    pub samples_expected: u64,
+    /// Samples that are there.
+    pub samples_kept: u64,
+    /// Time in the eBPF programs.
+    pub bpf_ns: u64,
+    /// CPU time of cputrace itself.
+    pub own_cpu_ns: u64,
+}
+
+impl WindowFacts {
+    fn add(&mut self, other: &Self) {
+        let Self { windows, covered_ms, frequency_hz, samples_expected, samples_kept, bpf_ns, own_cpu_ns } = other;
+        self.windows += windows;
+        self.covered_ms += covered_ms;
+        self.frequency_hz = self.frequency_hz.max(*frequency_hz);
+        self.samples_expected += samples_expected;
+        self.samples_kept += samples_kept;
+        self.bpf_ns += bpf_ns;
+        self.own_cpu_ns += own_cpu_ns;
+    }
+}
+
+/// From a moment up to, but not with, another one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Range {
+    /// The first moment.
+    pub from: SystemTime,
+    /// The moment after the last.
+    pub to: SystemTime,
+}
+
+/// What a range of time came to.
+#[derive(Clone, Debug, Default)]
+pub struct Merged {
+    /// The sums.
+    pub digest: Digest,
+    /// What is known of the windows.
+    pub facts: WindowFacts,
+    /// Stored windows that were read for it.
+    pub read: usize,
+}
+
+/// A group's sum in a stored window.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Total {
+    /// The window's start.
+    pub start: SystemTime,
+    /// Its length without gaps is about this.
+    pub end: SystemTime,
+    /// The group.
+    pub group: String,
+    /// How many samples or waits.
+    pub count: u64,
+    /// Their sum, in the source's unit.
+    pub value: u64,
+}
+
+/// A row that was chosen for a range.
+#[derive(Clone, Copy, Debug)]
+struct Chosen {
+    id: i64,
+    start: i64,
+    end: i64,
+}
+
+impl Store {
+    /// Stores a window, and coarser ones where that has completed them.
+    pub fn add_window(&self, range: Range, facts: &WindowFacts, digest: &Digest) -> Result<(), StoreError> {
+        let (start, end) = (unix_ms(range.from), unix_ms(range.to));
+        let bytes = digest.encode().map_err(StoreError::Encode)?;
+        self.write(|transaction| {
+            insert(transaction, 0, (start, end), facts, (&bytes, digest))?;
+            compact(transaction, start)
+        })
+    }
+
+    /// Adds up what was sampled in a range: of those for whom `keep` is true, of source and member.
+    pub fn merge(
+        &self,
+        range: Range,
+        detail: Detail,
+        keep: &dyn Fn(&str, &Member<'_>) -> bool,
+    ) -> Result<Merged, StoreError> {
+        let reader = self.reader()?;
+        // Ids are lost where hours are added up: whoever wants them gets them from the finest windows.
+        let coarsest = if detail == Detail::Process { 0 } else { COARSEST };
+        let chosen = choose(&reader, unix_ms(range.from), unix_ms(range.to), coarsest)?;
+        let mut merged = Merged::default();
+        for Chosen { id, .. } in chosen {
+            // Retention may have been faster.
+            let Some((facts, digest)) = read(&reader, id)? else { continue };
+            merged.facts.add(&facts);
+            merged.digest.merge(&digest, detail, keep);
+            merged.read += 1;
+        }
+        Ok(merged)
+    }
+
+    /// The groups' sums of a source in a range, by window; none coarser than `resolution`, as far as finer ones are left.
+    pub fn totals(&self, range: Range, source: &str, resolution: Duration) -> Result<Vec<Total>, StoreError> {
+        let reader = self.reader()?;
+        let resolution = i64::try_from(resolution.as_millis()).unwrap_or(i64::MAX);
+        let coarsest = (0..=COARSEST).rev().find(|&level| LEVELS_MS[level as usize] <= resolution).unwrap_or(0);
+        let mut totals = Vec::new();
+        let mut of_window = reader.prepare(
+            "SELECT name.name, total.count, total.value FROM total JOIN name ON name.id = total.grp
+             WHERE total.window = ?1 AND total.source = (SELECT id FROM name WHERE name = ?2)",
+        )?;
+        for Chosen { id, start, end } in choose(&reader, unix_ms(range.from), unix_ms(range.to), coarsest)? {
+            let rows = of_window.query_map(params![id, source], |row| {
+                Ok(Total {
+                    start: from_unix_ms(start),
+                    end: from_unix_ms(end),
+                    group: row.get(0)?,
+                    count: row.get::<_, i64>(1)?.cast_unsigned(),
+                    value: row.get::<_, i64>(2)?.cast_unsigned(),
+                })
+            })?;
+            for row in rows {
+                totals.push(row?);
+            }
+        }
+        Ok(totals)
+    }
+
+    /// The facts of each window in a range, with its start; as recorded, no coarser.
+    pub fn facts(&self, range: Range) -> Result<Vec<(SystemTime, WindowFacts)>, StoreError> {
+        let reader = self.reader()?;
+        let mut query = reader.prepare(
+            "SELECT start_ms, facts FROM window WHERE level = 0 AND start_ms >= ?1 AND start_ms < ?2 ORDER BY start_ms",
+        )?;
+        let rows = query.query_map([unix_ms(range.from), unix_ms(range.to)], |row| {
+            Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?))
+        })?;
+        rows.map(|row| {
+            let (start, facts) = row?;
+            Ok((from_unix_ms(start), serde_json::from_str(&facts)?))
+        })
+        .collect()
+    }
+
+    /// Names of all sources that a range has samples of.
+    pub fn sources(&self, range: Range) -> Result<Vec<String>, StoreError> {
+        self.names(range, "source")
+    }
+
+    /// Names of all groups that a range has samples of.
+    pub fn groups(&self, range: Range) -> Result<Vec<String>, StoreError> {
+        self.names(range, "grp")
+    }
+
+    fn names(&self, range: Range, column: &str) -> Result<Vec<String>, StoreError> {
+        let reader = self.reader()?;
+        let chosen = choose(&reader, unix_ms(range.from), unix_ms(range.to), COARSEST)?;
+        let sql = format!("SELECT DISTINCT name FROM total JOIN name ON name.id = {column} WHERE window = ?1");
+        let mut query = reader.prepare(&sql)?;
+        let mut names = std::collections::BTreeSet::new();
+        for Chosen { id, .. } in chosen {
+            for name in query.query_map([id], |row| row.get::<_, String>(0))? {
+                names.insert(name?);
+            }
+        }
+        Ok(names.into_iter().collect())
+    }
+
+    /// The start of the first window and the end of the last.
+    pub fn span(&self) -> Result<Option<Range>, StoreError> {
+        let span: (Option<i64>, Option<i64>) = self.reader()?.query_row(
+            "SELECT min(start_ms), (SELECT max(end_ms) FROM window WHERE level = 0) FROM window",
+            [],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )?;
+        let (Some(from), Some(to)) = span else { return Ok(None) };
+        Ok(Some(Range { from: from_unix_ms(from), to: from_unix_ms(to) }))
+    }
+
+    /// How many windows are stored, of all levels.
+    pub fn windows(&self) -> Result<u64, StoreError> {
+        let count: i64 = self.reader()?.query_row("SELECT count(*) FROM window", [], |row| row.get(0))?;
+        Ok(count.cast_unsigned())
+    }
+}
+
+fn insert(
+    transaction: &Transaction<'_>,
+    level: u32,
+    (start, end): (i64, i64),
+    facts: &WindowFacts,
+    (bytes, digest): (&[u8], &Digest),
+) -> Result<(), StoreError> {
+    let sql = "INSERT OR REPLACE INTO window (level, start_ms, end_ms, facts, digest) VALUES (?1, ?2, ?3, ?4, ?5)";
+    transaction.prepare_cached(sql)?.execute(params![level, start, end, serde_json::to_string(facts)?, bytes])?;
+    let window = transaction.last_insert_rowid();
+    let mut total = transaction.prepare_cached(
+        "INSERT INTO total (window, source, grp, count, value) VALUES (?1, ?2, ?3, ?4, ?5)
+         ON CONFLICT DO UPDATE SET count = count + excluded.count, value = value + excluded.value",
+    )?;
+    for (source, member, sum) in digest.totals() {
+        let (source, group) = (name_id(transaction, source)?, name_id(transaction, member.group)?);
+        // SQLite's integers have a sign: what would not fit is far beyond any time or count.
+        let [count, value] = [sum.count, sum.value].map(|sum| i64::try_from(sum).unwrap_or(i64::MAX));
+        total.execute(params![window, source, group, count, value])?;
+    }
+    Ok(())
+}
+
+fn name_id(transaction: &Transaction<'_>, name: &str) -> Result<i64, StoreError> {
+    let mut find = transaction.prepare_cached("SELECT id FROM name WHERE name = ?1")?;
+    if let Some(id) = find.query_row([name], |row| row.get(0)).optional()? {
+        return Ok(id);
+    }
+    transaction.prepare_cached("INSERT INTO name (name) VALUES (?1)")?.execute([name])?;
+    Ok(transaction.last_insert_rowid())
+}
+
+/// Adds up the windows of each stretch of time that is over, now that one of `newest` is there.
+fn compact(transaction: &Transaction<'_>, newest: i64) -> Result<(), StoreError> {
+    for (level, &length) in (0_u32..).zip(&LEVELS_MS).skip(1) {
+        let done: i64 =
+            transaction
+                .query_row("SELECT coalesce(max(end_ms), 0) FROM window WHERE level = ?1", [level], |row| row.get(0))?;
+        let mut stretches = transaction.prepare_cached(
+            "SELECT DISTINCT start_ms / ?1 FROM window WHERE level = ?2 AND start_ms >= ?3 AND start_ms < ?4",
+        )?;
+        let until = newest / length * length;
+        let stretches = stretches.query_map(params![length, level - 1, done, until], |row| row.get::<_, i64>(0))?;
+        for stretch in stretches.collect::<Result<Vec<_>, _>>()? {
+            let (start, end) = (stretch * length, (stretch + 1) * length);
+            let mut ids = transaction
+                .prepare_cached("SELECT id FROM window WHERE level = ?1 AND start_ms >= ?2 AND start_ms < ?3")?;
+            let ids = ids.query_map(params![level - 1, start, end], |row| row.get::<_, i64>(0))?;
+            let (mut digest, mut facts) = (Digest::new(), WindowFacts::default());
+            for id in ids.collect::<Result<Vec<_>, _>>()? {
+                let Some((of_window, window)) = read(transaction, id)? else { continue };
+                facts.add(&of_window);
+                digest.merge(&window, Detail::Name, &|_, _| true);
+            }
+            let bytes = digest.encode().map_err(StoreError::Encode)?;
+            insert(transaction, level, (start, end), &facts, (&bytes, &digest))?;
+        }
+    }
+    Ok(())
+}
+
+fn read(connection: &Connection, id: i64) -> Result<Option<(WindowFacts, Digest)>, StoreError> {
+    let mut query = connection.prepare_cached("SELECT facts, digest FROM window WHERE id = ?1")?;
+    let row = query.query_row([id], |row| Ok((row.get::<_, String>(0)?, row.get::<_, Vec<u8>>(1)?))).optional()?;
+    let Some((facts, bytes)) = row else { return Ok(None) };
+    Ok(Some((serde_json::from_str(&facts)?, Digest::decode(&bytes)?)))
+}
+
+/// The windows that make up a range, none of a level above `coarsest` as far as finer ones are left.
+fn choose(connection: &Connection, from: i64, to: i64, coarsest: u32) -> Result<Vec<Chosen>, StoreError> {
+    let mut gaps = vec![(from, to)];
+    let mut all = Vec::new();
+    for level in (0..=COARSEST).rev() {
+        // Before this moment there is nothing finer (any more).
+        let finer_from: i64 = connection.query_row(
+            "SELECT coalesce(min(start_ms), ?2) FROM window WHERE level < ?1",
+            params![level, i64::MAX],
+            |row| row.get(0),
+        )?;
+        let mut query = connection.prepare_cached(
+            "SELECT id, start_ms, end_ms FROM window WHERE level = ?1 AND start_ms >= ?2 AND start_ms < ?3 ORDER BY start_ms",
+        )?;
+        let mut left = Vec::new();
+        for (mut from, to) in gaps {
+            let rows = query.query_map(params![level, from, to], |row| {
+                Ok(Chosen { id: row.get(0)?, start: row.get(1)?, end: row.get(2)? })
+            })?;
+            for row in rows {
+                let row = row?;
+                let is_whole = row.end <= to && level <= coarsest;
+                if level == 0 || is_whole || row.end <= finer_from {
+                    left.push((from, row.start));
+                    from = row.end.max(from);
+                    all.push(row);
+                }
+            }
+            left.push((from, to));
+        }
+        gaps = left;
+        gaps.retain(|(from, to)| from < to);
+    }
+    all.sort_unstable_by_key(|row| row.start);
+    Ok(all)
+}
