@@ -19,7 +19,9 @@
 //! | [`code`] | where the code of an object can be read |
 //! | [`symbolize`] | names of locations |
 //! | [`export`] | writes a recording in one format |
+//! | [`import`] | reads other tools' profiles |
 //! | [`sink`] | where recordings go |
+//! | [`duration`] | times as users type them |
 //! | [`doctor`] | what the system allows |
 //! | [`cli`] | the command line; the only module that prints |
 
@@ -29,9 +31,11 @@ pub mod cli;
 pub mod code;
 pub mod collect;
 pub mod doctor;
+pub mod duration;
 pub mod ebpf;
 pub mod export;
 pub mod group;
+pub mod import;
 pub mod metrics;
 pub mod model;
 pub mod pmu;

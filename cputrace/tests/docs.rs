@@ -19,3 +19,9 @@ fn check(path: &str, text: &str) {
 fn metrics() {
     check("METRICS.md", &cputrace::metrics::markdown());
 }
+
+/// openapi.json is the document that the server gives out.
+#[test]
+fn openapi() {
+    check("docs/openapi.json", &cputrace::serve::api::document());
+}

@@ -8,6 +8,7 @@ mod demo;
 mod docs;
 mod kernels;
 mod lint;
+mod schemathesis;
 mod system;
 mod test;
 mod workload;

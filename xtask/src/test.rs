@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 
 use crate::system::{cargo, command, install, output, root_prefix};
 use crate::workload::{self, Frames};
-use crate::{build_ebpf, kernels, lint};
+use crate::{build_ebpf, kernels, lint, schemathesis};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -33,6 +33,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("setpriv", "util-linux"),
     ("unshare", "util-linux"),
     ("python3", "python3"),
+    ("/usr/share/doc/python3-venv", "python3-venv"),
+    ("promtool", "prometheus"),
     ("taskset", "util-linux"),
     ("stress-ng", "stress-ng"),
     ("perf", "linux-perf"),
@@ -92,6 +94,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut steps = Steps::default();
     steps.run("install", |_| {
         install(PACKAGES)?;
+        schemathesis::install()?;
         build_ebpf::install_toolchain()
     });
     if no_lint {
@@ -154,6 +157,7 @@ impl CargoTest<'_> {
         let mut cargo = cargo();
         cargo.args(["test", "--locked", "--quiet", "--no-fail-fast"]).args(*selection);
         // Also what a test that passed has to say: why it did not do its work.
+        cargo.env(schemathesis::VARIABLE, schemathesis::path()?);
         cargo.args(["--", "--show-output"]).args(*harness).stdout(Stdio::piped());
         if let Some(object) = object {
             cargo.env("CPUTRACE_BPF_OBJECT", object);

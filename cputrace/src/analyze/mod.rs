@@ -3,9 +3,11 @@
 //! - [`reasons`]: why a thread waits, by a table of rules.
 //! - [`waits`]: waits become samples of the profile, with their reasons and wakers.
 //! - [`shares`]: the time of all threads in a few numbers.
+//! - [`tree`]: stacks added up to a tree of functions, one profile or two side by side.
 //! - [`unnamed`]: where names are missing, and how to have them.
 
 pub mod reasons;
 pub mod shares;
+pub mod tree;
 pub mod unnamed;
 pub mod waits;

@@ -9,7 +9,8 @@ use std::time::Duration;
 use anyhow::Context;
 
 use super::output::{self, Output, Outputs};
-use super::{duration, live, say, stop, summary};
+use super::{live, say, stop, summary};
+use crate::duration;
 use crate::ebpf::Waits;
 use crate::model::{Aspect, Target, Tier};
 use crate::pmu::counting::DEFAULT_SETS;

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::{duration, say, stop};
+use super::{say, stop};
+use crate::duration;
 use crate::ebpf::Waits;
 use crate::group::GroupOptions;
 use crate::model::Target;
@@ -36,28 +37,33 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let session = Options {
+        targets: vec![Target::All],
+        frequency: args.frequency,
+        duration: None,
+        interval: Duration::from_secs(1),
+        tier: None,
+        follow_children: true,
+        unwind_kb: args.unwind_memory * 1024,
+        accounting: true,
+        waits: Some(Waits { min: MIN_WAIT, wakers: false }),
+        timeline: false,
+        wait_rules: String::new(),
+        pmu: Vec::new(),
+        event: None,
+        event_period: None,
+    };
+    // As `cputrace record` does without flags.
+    let waits = Some(Waits { min: Duration::from_millis(1), wakers: true });
+    let on_demand = Options { interval: Duration::from_millis(100), waits, timeline: true, ..session.clone() };
     let settings = Settings {
         listen: args.listen,
         data_dir: args.data_dir.clone(),
         retention: Retention::default(),
         groups: GroupOptions::default(),
         window: args.window,
-        session: Options {
-            targets: vec![Target::All],
-            frequency: args.frequency,
-            duration: None,
-            interval: Duration::from_secs(1),
-            tier: None,
-            follow_children: true,
-            unwind_kb: args.unwind_memory * 1024,
-            accounting: true,
-            waits: Some(Waits { min: MIN_WAIT, wakers: false }),
-            timeline: false,
-            wait_rules: String::new(),
-            pmu: Vec::new(),
-            event: None,
-            event_period: None,
-        },
+        session,
+        on_demand,
     };
     let stop = stop::signals()?;
     let mut on_start = |address| say(&format!("cputrace: watching this host, serving http://{address}"));

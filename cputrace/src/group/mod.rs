@@ -120,6 +120,15 @@ struct Member {
     on_cpu_ns: u64,
     system_ns: u64,
     is_alive: bool,
+    last: Last,
+}
+
+/// What a process did in the last window.
+#[derive(Clone, Copy, Default)]
+struct Last {
+    on_cpu_ns: u64,
+    run_queue_ns: u64,
+    off_cpu_ns: [u64; 4],
 }
 
 #[derive(Clone, Copy, Default)]
@@ -147,6 +156,27 @@ impl From<&Stat> for Seen {
     }
 }
 
+/// A living process, and what it did in the last window.
+#[derive(Clone, Copy, Debug)]
+pub struct LiveProcess<'a> {
+    /// Process id.
+    pub pid: u32,
+    /// Its name.
+    pub name: &'a str,
+    /// What it belongs to.
+    pub labels: &'a Labels,
+    /// Threads.
+    pub threads: u64,
+    /// Resident memory.
+    pub resident_bytes: u64,
+    /// Time on the CPU.
+    pub on_cpu_ns: u64,
+    /// Time waiting for a CPU.
+    pub run_queue_ns: u64,
+    /// Time waiting for an event, by `OffCpuState`.
+    pub off_cpu_ns: [u64; 4],
+}
+
 /// All groups of a host.
 pub struct Groups {
     rules: Vec<Rule>,
@@ -155,6 +185,7 @@ pub struct Groups {
     groups: BTreeMap<String, Group>,
     members: HashMap<u32, Member, FxBuildHasher>,
     overflowed: u64,
+    in_window: BTreeMap<String, (u64, u64, u64)>,
     /// Whether the window is the first: all processes are new to us then, none is new to the host.
     is_first: bool,
 }
@@ -170,6 +201,7 @@ impl Groups {
             groups: BTreeMap::new(),
             members: HashMap::default(),
             overflowed: 0,
+            in_window: BTreeMap::new(),
             is_first: true,
         })
     }
@@ -186,6 +218,25 @@ impl Groups {
         self.groups.iter().map(|(name, group)| (name.as_str(), &group.sums))
     }
 
+    /// All living processes, with what they did in the last window.
+    pub fn processes(&self) -> impl Iterator<Item = LiveProcess<'_>> {
+        self.members.iter().map(|(&pid, member)| LiveProcess {
+            pid,
+            name: &member.comm,
+            labels: &member.labels,
+            threads: member.seen.threads,
+            resident_bytes: member.seen.resident_bytes,
+            on_cpu_ns: member.last.on_cpu_ns,
+            run_queue_ns: member.last.run_queue_ns,
+            off_cpu_ns: member.last.off_cpu_ns,
+        })
+    }
+
+    /// What each group did in the last window: time on the CPU, waiting for one, and waiting for something else.
+    pub fn in_window(&self) -> &BTreeMap<String, (u64, u64, u64)> {
+        &self.in_window
+    }
+
     /// Groups that there may be.
     pub fn max(&self) -> usize {
         self.max
@@ -199,6 +250,7 @@ impl Groups {
     /// Adds what a window brought. Returns the labels of each process of its profile.
     pub fn add(&mut self, window: &Recording) -> Vec<Labels> {
         let processes = Processes::of(window);
+        self.in_window.clear();
         for (&pid, process) in &processes.by_pid {
             self.meet(pid, process);
             self.account(pid, process);
@@ -248,8 +300,16 @@ impl Groups {
             let group = self.group(&labels.group);
             group.sums.starts += u64::from(started && renamed.is_none());
             let Facts { comm, start_ticks, .. } = facts;
-            let member =
-                Member { comm, start_ticks, labels, seen, on_cpu_ns: 0, system_ns: 0, is_alive: stat.is_some() };
+            let member = Member {
+                comm,
+                start_ticks,
+                labels,
+                seen,
+                on_cpu_ns: 0,
+                system_ns: 0,
+                is_alive: stat.is_some(),
+                last: Last::default(),
+            };
             self.members.insert(pid, member);
         }
         let Some(member) = self.members.get_mut(&pid) else { return };
@@ -293,6 +353,11 @@ impl Groups {
             samples_kernel,
             has_ended: _,
         } = process;
+        let (on_cpu, run_queue, off_cpu) = self.in_window.entry(member.labels.group.clone()).or_default();
+        *on_cpu += on_cpu_ns;
+        *run_queue += run_queue_ns;
+        *off_cpu += off_cpu_ns.iter().sum::<u64>();
+        member.last = Last { on_cpu_ns: *on_cpu_ns, run_queue_ns: *run_queue_ns, off_cpu_ns: *off_cpu_ns };
         sums.on_cpu_ns += on_cpu_ns;
         sums.run_queue_ns += run_queue_ns;
         add(&mut sums.run_queue_waits, run_queue_waits);

@@ -3,9 +3,10 @@
 //! The session runs in the caller's thread, windows are completed in another one (`session`), and HTTP has its own: no
 //! request can hold up the collection.
 //! - [`http`]: the listener.
-//! - [`routes`]: what is answered at which path.
+//! - [`routes`]: what is answered at which path; [`api`] all below `/api`.
 //! - [`state`]: what the others share.
 
+pub mod api;
 mod http;
 mod routes;
 mod state;
@@ -22,6 +23,7 @@ use crate::group::{GroupOptions, Groups};
 use crate::session::{EndReason, Options, SessionError, Stop, Watch};
 use crate::store::{Retention, Store, StoreError};
 use http::Server;
+pub use routes::router;
 pub use state::State;
 
 /// What to serve, decided by the caller.
@@ -39,6 +41,8 @@ pub struct Settings {
     pub window: Duration,
     /// What to watch, and how.
     pub session: Options,
+    /// How a process is recorded on demand; target, frequency and duration are the request's.
+    pub on_demand: Options,
 }
 
 /// Why nothing is served.
@@ -77,7 +81,7 @@ pub fn serve(
     // First what costs nothing if it fails.
     let groups = Groups::new(&settings.groups)?;
     let store = Store::open(&settings.data_dir)?;
-    let state = Arc::new(State::new(store, settings.retention, groups, settings.session.unwind_kb, say));
+    let state = Arc::new(State::new(settings, store, groups, say));
     let server = Server::start(settings.listen, routes::router(state.clone()))?;
     let watch = Watch::start(&settings.session)?;
     state.set_ready();

@@ -8,17 +8,18 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 
-use super::State;
+use super::{State, api};
 use crate::metrics::encode::{Exposition, encode};
 
-/// All paths.
-pub(super) fn router(state: Arc<State>) -> Router {
+/// All paths of the server.
+pub fn router(state: Arc<State>) -> Router {
     Router::new()
         .route("/", get(landing))
         .route("/metrics", get(metrics))
         .route("/-/healthy", get(|| async { "cputrace is alive\n" }))
         .route("/-/ready", get(ready))
-        .with_state(state)
+        .with_state(state.clone())
+        .merge(api::router(state))
 }
 
 async fn landing() -> Html<String> {

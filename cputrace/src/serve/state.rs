@@ -1,19 +1,39 @@
 //! What the window's thread writes and requests read.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::{Semaphore, broadcast};
+
+use super::Settings;
 
 use crate::group::{Groups, Labels};
 use crate::metrics::collect::{self, Families};
 use crate::metrics::own::OwnSums;
 use crate::metrics::{self, Family};
 use crate::model::Recording;
+use crate::session::Options;
 use crate::store::windows::{Range, WindowFacts};
 use crate::store::{Digest, Retention, Store, StoreError};
 
 /// How often it is looked whether there is too much in the store.
 const RETAIN_EVERY: Duration = Duration::from_mins(5);
+
+/// Uploads that are read at once: each may take some hundred megabytes.
+const UPLOADS: usize = 2;
+
+/// News that a slow reader of the live stream may be behind.
+const NEWS: usize = 16;
+
+/// What is told to those who follow what happens.
+#[derive(Clone, Debug)]
+pub struct News {
+    /// What happened: `window`.
+    pub kind: &'static str,
+    /// More about it, as JSON.
+    pub data: Arc<str>,
+}
 
 /// Shared by all threads of the server.
 pub struct State {
@@ -22,7 +42,15 @@ pub struct State {
     pub store: Store,
     retention: Retention,
     unwind_kb: u64,
+    window: Duration,
     sums: Mutex<Sums>,
+    news: broadcast::Sender<News>,
+    /// One permit an upload.
+    pub uploads: Arc<Semaphore>,
+    /// One permit a recording on demand.
+    pub recordings: Arc<Semaphore>,
+    /// How these are made.
+    pub on_demand: Options,
     /// What is to be said to the user, but only once.
     say: Box<dyn Fn(&str) + Send + Sync>,
     store_failed: AtomicBool,
@@ -34,29 +62,54 @@ struct Sums {
     groups: Groups,
     own: OwnSums,
     retained: Instant,
+    notes: Vec<String>,
 }
 
 impl State {
     /// Of a server that watches nothing yet. `say` shows a line to whoever runs it.
-    pub fn new(
-        store: Store,
-        retention: Retention,
-        groups: Groups,
-        unwind_kb: u64,
-        say: Box<dyn Fn(&str) + Send + Sync>,
-    ) -> Self {
+    pub fn new(settings: &Settings, store: Store, groups: Groups, say: Box<dyn Fn(&str) + Send + Sync>) -> Self {
         store.notes().iter().for_each(|note| say(note));
-        let sums = Sums { groups, own: OwnSums::default(), retained: Instant::now() };
+        let sums = Sums { groups, own: OwnSums::default(), retained: Instant::now(), notes: store.notes().to_vec() };
         Self {
             is_ready: AtomicBool::new(false),
             store,
-            retention,
-            unwind_kb,
+            retention: settings.retention,
+            unwind_kb: settings.session.unwind_kb,
+            window: settings.window,
             sums: Mutex::new(sums),
+            news: broadcast::Sender::new(NEWS),
+            uploads: Arc::new(Semaphore::new(UPLOADS)),
+            recordings: Arc::new(Semaphore::new(1)),
+            on_demand: settings.on_demand.clone(),
             say,
             store_failed: AtomicBool::new(false),
             windows_not_stored: AtomicU64::new(0),
         }
+    }
+
+    /// How long a window is.
+    pub fn window(&self) -> Duration {
+        self.window
+    }
+
+    /// What cputrace says of itself.
+    pub fn own(&self) -> OwnSums {
+        self.sums().own.clone()
+    }
+
+    /// What is off or went wrong: of the store, and of the last window.
+    pub fn notes(&self) -> Vec<String> {
+        self.sums().notes.clone()
+    }
+
+    /// Looks at the groups; windows wait for it.
+    pub fn with_groups<T>(&self, look: impl FnOnce(&Groups) -> T) -> T {
+        look(&self.sums().groups)
+    }
+
+    /// What happens from now on.
+    pub fn subscribe(&self) -> broadcast::Receiver<News> {
+        self.news.subscribe()
     }
 
     /// From here on samples are taken.
@@ -74,6 +127,7 @@ impl State {
         let (labels, is_time_to_retain) = {
             let mut sums = self.sums();
             sums.own.add(window);
+            sums.notes = self.store.notes().iter().chain(&window.notes).cloned().collect();
             let labels = sums.groups.add(window);
             let is_time = sums.retained.elapsed() >= RETAIN_EVERY;
             if is_time {
@@ -81,6 +135,7 @@ impl State {
             }
             (labels, is_time)
         };
+        self.tell(window);
         let stored = self.keep(window, &labels);
         let stored = stored.and_then(|()| match is_time_to_retain {
             true => self.store.retain(&self.retention, SystemTime::now()).map(drop),
@@ -102,6 +157,34 @@ impl State {
                 }
             }
         }
+    }
+
+    /// Tells those who follow what groups did in the window.
+    fn tell(&self, window: &Recording) {
+        if self.news.receiver_count() == 0 {
+            return;
+        }
+        let groups: Vec<_> = self.with_groups(|groups| {
+            let groups = groups.in_window().iter().map(|(group, &(on_cpu_ns, run_queue_ns, off_cpu_ns))| {
+                serde_json::json!({
+                    "group": group,
+                    "cpu_seconds": collect::seconds(on_cpu_ns),
+                    "run_queue_seconds": collect::seconds(run_queue_ns),
+                    "off_cpu_seconds": collect::seconds(off_cpu_ns),
+                })
+            });
+            groups.collect()
+        });
+        let data = serde_json::json!({
+            "start": collect::unix_seconds(window.start),
+            "duration": window.duration.as_secs_f64(),
+            "frequency": window.sampling.asked_hz,
+            "samples": window.ledger.samples_kept,
+            "lost": window.ledger.lost(),
+            "groups": groups,
+        });
+        // Fails only where the last one has gone away meanwhile.
+        let _ = self.news.send(News { kind: "window", data: data.to_string().into() });
     }
 
     fn keep(&self, window: &Recording, labels: &[Labels]) -> Result<(), StoreError> {

@@ -22,6 +22,7 @@ use crate::process::target::TargetError;
 use crate::source::event::EventClockError;
 use crate::tier::TierError;
 use run::{Session, Windows};
+pub use window::session_id;
 use window::{Closed, Finisher};
 
 /// How often it is looked whether the last window has its names.

@@ -246,8 +246,8 @@ fn unwinding(stats: UnwindStats) -> Unwinding {
     }
 }
 
-/// `trace-YYYYMMDD-HHMMSS`, in UTC.
-fn session_id(start: SystemTime) -> String {
+/// What a recording is called: `trace-YYYYMMDD-HHMMSS`, in UTC.
+pub fn session_id(start: SystemTime) -> String {
     let start = time::OffsetDateTime::from(start);
     let (date, time) = (start.date(), start.time());
     format!(

@@ -129,8 +129,7 @@ impl Store {
     /// The groups' sums of a source in a range, by window; none coarser than `resolution`, as far as finer ones are left.
     pub fn totals(&self, range: Range, source: &str, resolution: Duration) -> Result<Vec<Total>, StoreError> {
         let reader = self.reader()?;
-        let resolution = i64::try_from(resolution.as_millis()).unwrap_or(i64::MAX);
-        let coarsest = (0..=COARSEST).rev().find(|&level| LEVELS_MS[level as usize] <= resolution).unwrap_or(0);
+        let coarsest = coarsest_within(resolution);
         let mut totals = Vec::new();
         let mut of_window = reader.prepare(
             "SELECT name.name, total.count, total.value FROM total JOIN name ON name.id = total.grp
@@ -151,6 +150,13 @@ impl Store {
             }
         }
         Ok(totals)
+    }
+
+    /// The stretches of a range that windows are there for: start and end of each; none coarser than `resolution`, as far as
+    /// finer ones are left.
+    pub fn covered(&self, range: Range, resolution: Duration) -> Result<Vec<(SystemTime, SystemTime)>, StoreError> {
+        let chosen = choose(&self.reader()?, unix_ms(range.from), unix_ms(range.to), coarsest_within(resolution))?;
+        Ok(chosen.into_iter().map(|row| (from_unix_ms(row.start), from_unix_ms(row.end))).collect())
     }
 
     /// The facts of each window in a range, with its start; as recorded, no coarser.
@@ -209,6 +215,12 @@ impl Store {
         let count: i64 = self.reader()?.query_row("SELECT count(*) FROM window", [], |row| row.get(0))?;
         Ok(count.cast_unsigned())
     }
+}
+
+/// The coarsest level whose windows are no longer than this.
+fn coarsest_within(resolution: Duration) -> u32 {
+    let resolution = i64::try_from(resolution.as_millis()).unwrap_or(i64::MAX);
+    (0..=COARSEST).rev().find(|&level| LEVELS_MS[level as usize] <= resolution).unwrap_or(0)
 }
 
 fn insert(

@@ -1,20 +1,22 @@
 //! The store: what is read from it is what was written, however it was added up, and whatever happened to the file.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
+#[path = "../support/windows.rs"]
+mod windows;
+
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use cputrace::group::Labels;
-use cputrace::model::{ElfAddr, Function, Line, Mapping, MappingKind, Profile, Source, Unit};
 use cputrace::store::digest::{Detail, Digest};
 use cputrace::store::events::EventKind;
 use cputrace::store::traces::{TraceFilter, TraceRow};
-use cputrace::store::windows::{Range, WindowFacts};
+use cputrace::store::windows::Range;
 use cputrace::store::{Retention, Store, from_unix_ms, unix_ms};
 use proptest::prelude::*;
 use tempfile::TempDir;
+use windows::{facts, window};
 
 /// 2026-01-01, at a full hour.
 const EPOCH_MS: i64 = 1_767_225_600_000;
@@ -25,40 +27,6 @@ fn at(seconds: i64) -> SystemTime {
 
 fn range(from: i64, to: i64) -> Range {
     Range { from: at(from), to: at(to) }
-}
-
-/// A window in which each group has samples of a function of its own, below a common one, in two threads.
-fn window(groups: &[(&str, u64)]) -> Digest {
-    let mut profile = Profile::new();
-    let (path, file, name) = (profile.string("/bin/x"), profile.string("x.c"), profile.string("on-cpu"));
-    let source = profile.source(Source { name, unit: Unit::Nanoseconds, period: 10 });
-    let mapping = profile.mapping(Mapping { kind: MappingKind::File, path, build_id: None });
-    let mut labels = Vec::new();
-    for (pid, &(group, value)) in (1..).zip(groups) {
-        let process = profile.process(pid, group);
-        labels.push(Labels { group: group.to_owned(), unit: format!("{group}.service"), ..Labels::default() });
-        let mut location = |address: u64, function: &str| {
-            let name = profile.string(function);
-            let function = profile.function(Function { name, system_name: name, file, start_line: 7 });
-            let location = profile.location(mapping, ElfAddr(address));
-            profile.set_lines(location, Ok(vec![Line { function, line: 8 }]));
-            location
-        };
-        let (main, own) = (location(1, "main"), location(u64::from(pid) + 16, &format!("work_{group}")));
-        let root = profile.stack(None, main);
-        let leaf = profile.stack(Some(root), own);
-        for tid in [pid, pid + 1000] {
-            let thread = profile.thread(process, tid, "t");
-            profile.add((thread, source, Some(leaf)), 1, value, None);
-        }
-    }
-    let mut digest = Digest::new();
-    digest.add_profile(&profile, &labels);
-    digest
-}
-
-fn facts() -> WindowFacts {
-    WindowFacts { windows: 1, covered_ms: 10_000, frequency_hz: 19, samples_kept: 3, ..WindowFacts::default() }
 }
 
 /// (group, value) of all that a range has.
@@ -318,6 +286,10 @@ fn full_disks_are_survived() {
     let directory = TempDir::new().unwrap();
     let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(directory.path()).status();
     if !mounted.is_ok_and(|status| status.success()) {
+        assert!(
+            std::env::var_os("CPUTRACE_REQUIRE_ALL").is_none(),
+            "a small file system is wanted and cannot be mounted"
+        );
         println!("SKIPPED full_disks_are_survived: a small file system cannot be mounted here");
         return;
     }

@@ -305,13 +305,19 @@ fn profile(tables: &document::Profile) -> Result<Profile, ReadError> {
     for ((mapping, address), lines) in mapping.iter().zip(address).zip(lines) {
         let address =
             u64::from_str_radix(address, 16).map_err(|_| ReadError::Damaged("an address is not hexadecimal"))?;
-        let location = profile.location(at(&mappings, *mapping)?, ElfAddr(address));
+        let mapping = at(&mappings, *mapping)?;
         let (pairs, rest) = lines.as_chunks::<2>();
         if !rest.is_empty() {
             return Err(ReadError::Damaged("lines are not pairs of function and line"));
         }
         let lines = pairs.iter().map(|&[function, line]| Ok(Line { function: at(&functions, function)?, line }));
         let lines = lines.collect::<Result<Vec<_>, ReadError>>()?;
+        // Many functions are at address 0: that of those whose address is not known.
+        if let (0, &[Line { function, line: 0 }]) = (address, &*lines) {
+            locations.push(profile.function_location(mapping, function));
+            continue;
+        }
+        let location = profile.location(mapping, ElfAddr(address));
         profile.set_lines(location, if lines.is_empty() { Err(UnknownReason::NotSymbolized) } else { Ok(lines) });
         locations.push(location);
     }
@@ -334,12 +340,20 @@ fn profile(tables: &document::Profile) -> Result<Profile, ReadError> {
     let mut processes = Vec::new();
     for process in &tables.processes {
         let name = text(&tables.strings, process.name)?;
-        processes.push(profile.process(process.pid, name));
+        // Many rows can have id 0: each stands for several processes or threads.
+        processes.push(match process.pid {
+            0 => profile.new_process(0, name),
+            pid => profile.process(pid, name),
+        });
     }
     let mut threads = Vec::new();
     for thread in &tables.threads {
         let name = text(&tables.strings, thread.name)?;
-        threads.push(profile.thread(at(&processes, thread.process)?, thread.tid, name));
+        let process = at(&processes, thread.process)?;
+        threads.push(match thread.tid {
+            0 => profile.new_thread(process, 0, name),
+            tid => profile.thread(process, tid, name),
+        });
     }
     let mut sources = Vec::new();
     for source in &tables.sources {

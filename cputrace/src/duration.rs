@@ -1,14 +1,14 @@
-//! Times as users type them: `10`, `10s`, `100ms`, `2m`, `1h`, `1.5s`.
+//! Times as users type them: `10`, `10s`, `100ms`, `2m`, `1h`, `7d`, `1.5s`.
 
 use std::time::Duration;
 
 /// A bare number is seconds.
-pub(super) fn seconds(text: &str) -> Result<Duration, String> {
+pub fn seconds(text: &str) -> Result<Duration, String> {
     parse(text, 1.0)
 }
 
 /// A bare number is milliseconds.
-pub(super) fn milliseconds(text: &str) -> Result<Duration, String> {
+pub fn milliseconds(text: &str) -> Result<Duration, String> {
     parse(text, 0.001)
 }
 
@@ -21,7 +21,8 @@ fn parse(text: &str, bare_unit: f64) -> Result<Duration, String> {
         "s" => 1.0,
         "m" | "min" => 60.0,
         "h" => 3600.0,
-        other => return Err(format!("there is no unit {other:?}: ms, s, m and h are known")),
+        "d" => 86_400.0,
+        other => return Err(format!("there is no unit {other:?}: ms, s, m, h and d are known")),
     };
     let number: f64 = digits.parse().map_err(|_| format!("{digits:?} is not a number"))?;
     let duration = Duration::try_from_secs_f64(number * unit).map_err(|_| "it is negative or too long".to_owned())?;
@@ -42,6 +43,7 @@ mod tests {
         check("1.5s", 1_500);
         check("2m", 120_000);
         check("1h", 3_600_000);
+        check("2d", 172_800_000);
         assert_eq!(milliseconds("100"), Ok(Duration::from_millis(100)));
         for wrong in ["", "s", "10x", "-1", "0", "1e30", "nan"] {
             assert!(seconds(wrong).is_err(), "{wrong}");
