@@ -3,8 +3,10 @@
 //! - [`reasons`]: why a thread waits, by a table of rules.
 //! - [`waits`]: waits become samples of the profile, with their reasons and wakers.
 //! - [`shares`]: the time of all threads in a few numbers.
+//! - [`diff`]: what changed from one profile to another, by function.
 //! - [`unnamed`]: where names are missing, and how to have them.
 
+pub mod diff;
 pub mod reasons;
 pub mod shares;
 pub mod unnamed;
