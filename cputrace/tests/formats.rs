@@ -251,6 +251,32 @@ fn flamegraph() {
     assert!(String::from_utf8(exported("flamegraph", &empty())).unwrap().contains("no samples"));
 }
 
+/// A differential flame graph has the later recording's functions, each with its change where it is the leaf; what the earlier
+/// one took is scaled to the same time.
+#[test]
+fn differential_flamegraph() {
+    let (base, mut later) = (recording(), recording());
+    let (main, source) =
+        (later.profile.stacks().position(|(parent, _)| parent.is_none()), later.profile.sources()[0].clone());
+    let (thread, source) = (later.profile.samples()[0].thread, later.profile.source(source));
+    let main = later.profile.samples().iter().find_map(|sample| {
+        std::iter::successors(sample.stack, |id| later.profile.stack_node(*id).0).find(|id| Some(id.index()) == main)
+    });
+    later.profile.add((thread, source, main), 4, 40_404_040, None);
+    let draw = |base: &Recording, later: &Recording| {
+        let mut bytes = Vec::new();
+        export::flamegraph::Differential { base }.export(later, View::default(), &mut bytes).unwrap();
+        String::from_utf8(bytes).unwrap()
+    };
+    let svg = draw(&base, &later);
+    for word in ["Change of On-CPU time", "vfs_write", "main (11 samples, 91.67%; +33.33%)"] {
+        assert!(svg.contains(word), "{word} in {svg}");
+    }
+    let twice = Recording { duration: base.duration * 2, ..base.clone() };
+    assert!(draw(&twice, &base).contains("vfs_write (2 samples, 25.00%; +12.50%)"), "{}", draw(&twice, &base));
+    assert!(draw(&base, &empty()).contains("no samples"));
+}
+
 /// Go's own pprof reads the profile: values, names, inlined functions, labels, build id.
 #[test]
 fn pprof_by_go() {

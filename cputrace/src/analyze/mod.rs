@@ -4,8 +4,10 @@
 //! - [`waits`]: waits become samples of the profile, with their reasons and wakers.
 //! - [`shares`]: the time of all threads in a few numbers.
 //! - [`tree`]: stacks added up to a tree of functions, one profile or two side by side.
+//! - [`diff`]: what changed from one profile to another, by function.
 //! - [`unnamed`]: where names are missing, and how to have them.
 
+pub mod diff;
 pub mod reasons;
 pub mod shares;
 pub mod tree;

@@ -100,7 +100,7 @@ pub fn shares(recording: &Recording, hide_idle: bool) -> Option<Shares> {
 }
 
 /// The innermost function that is the program's own, and none of the libraries that all programs wait in.
-fn waiting_function(profile: &Profile, stack: Option<StackId>) -> Option<String> {
+pub(super) fn waiting_function(profile: &Profile, stack: Option<StackId>) -> Option<String> {
     profile.frames(stack).find_map(|location| {
         let row = &profile.locations()[location.index()];
         let mapping = &profile.mappings()[row.mapping.index()];

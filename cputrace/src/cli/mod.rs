@@ -1,10 +1,12 @@
 //! The command line; the only module that prints.
 //!
 //! One file a command: [`record`], [`report`], [`serve`], [`doctor`], [`pmu`]. [`live`] is what is shown while recording, [`summary`] what
-//! is shown at the end, [`counters`] its part about them, [`output`] which files are written, [`stop`] how Ctrl-C
+//! is shown at the end, [`counters`] its part about them, [`diff`] what changed between two recordings, [`output`] which
+//! files are written, [`stop`] how Ctrl-C
 //! ends it.
 
 mod counters;
+mod diff;
 mod doctor;
 mod live;
 mod output;

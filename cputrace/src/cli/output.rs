@@ -40,11 +40,11 @@ fn formats_help() -> String {
 }
 
 /// A file to write, in a format.
-pub(super) type Output = (PathBuf, Format<'static>);
+pub(super) type Output<'a> = (PathBuf, Format<'a>);
 
 impl Outputs {
     /// All files; without any wish those of `default`. Formats without a file are named after the first file, or `default`.
-    pub(super) fn outputs(&self, default: &Path, is_written: bool) -> anyhow::Result<Vec<Output>> {
+    pub(super) fn outputs(&self, default: &Path, is_written: bool) -> anyhow::Result<Vec<Output<'static>>> {
         let default = [default.to_owned()];
         let paths = if self.out.is_empty() && is_written { &default[..] } else { &self.out };
         let mut outputs = Vec::new();
@@ -66,16 +66,22 @@ impl Outputs {
         Ok(outputs)
     }
 
-    fn format(&self, exporter: &'static dyn Exporter, path: &Path) -> Format<'static> {
+    /// The view that was asked for, for what is not a file with a name that says so.
+    pub(super) fn view(&self) -> View {
         let asked =
             self.view.as_deref().and_then(|name| Aspect::ALL.iter().copied().find(|aspect| aspect.name() == name));
-        let aspect = export::aspect_of(path).or(asked).unwrap_or_default();
-        Format { exporter, view: View { aspect, hide_idle: self.hide_idle } }
+        View { aspect: asked.unwrap_or_default(), hide_idle: self.hide_idle }
+    }
+
+    fn format(&self, exporter: &'static dyn Exporter, path: &Path) -> Format<'static> {
+        let asked = self.view();
+        let aspect = export::aspect_of(path).unwrap_or(asked.aspect);
+        Format { exporter, view: View { aspect, ..asked } }
     }
 }
 
 /// Writes them all; the second says whether one failed, which has been said.
-pub(super) fn write(recording: &Recording, outputs: &[Output]) -> (Vec<Written>, bool) {
+pub(super) fn write(recording: &Recording, outputs: &[Output<'_>]) -> (Vec<Written>, bool) {
     let mut failed = false;
     let mut written = Vec::new();
     for (path, format) in outputs {

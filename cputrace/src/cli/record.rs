@@ -150,7 +150,7 @@ impl Args {
         })
     }
 
-    fn outputs(&self) -> anyhow::Result<Vec<Output>> {
+    fn outputs(&self) -> anyhow::Result<Vec<Output<'static>>> {
         let outputs = self.output.outputs(Path::new("trace.json"), true)?;
         for (path, format) in &outputs {
             let aspect = format.view.aspect;

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
 
 use crate::analyze::shares::{Shares, shares};
-use crate::model::{Aspect, LocationId, LossReason, Profile, Recording, Sample, StackEnd, Tier};
+use crate::model::{Aspect, LossReason, Profile, Recording, Sample, StackEnd, Tier};
 use crate::sink::file::Written;
 
 /// Functions that are listed.
@@ -64,10 +64,15 @@ fn write_summary(
     for note in &recording.notes {
         writeln!(out, "note      {note}")?;
     }
-    for file in written.iter().filter(|file| file.path.as_os_str() != "-") {
-        writeln!(out, "wrote     {} ({})", file.path.display(), size(file.bytes))?;
-    }
+    write_files(out, written);
     Ok(())
+}
+
+/// Which files were written.
+pub(super) fn write_files(out: &mut String, written: &[Written]) {
+    for file in written.iter().filter(|file| file.path.as_os_str() != "-") {
+        let _ = writeln!(out, "wrote     {} ({})", file.path.display(), size(file.bytes));
+    }
 }
 
 fn write_timelines(out: &mut String, recording: &Recording) -> std::fmt::Result {
@@ -97,18 +102,11 @@ struct Weight {
     total: u64,
 }
 
-/// A location's functions; an address that is in no known function goes by its file, or else each would be a line.
-fn names(profile: &Profile, id: LocationId) -> Vec<String> {
-    let location = &profile.locations()[id.index()];
-    let Some(reason) = location.unknown.filter(|_| location.lines.is_empty()) else { return profile.names(id) };
-    vec![profile.unknown_name(location.mapping, reason)]
-}
-
 /// By name: what each function took itself, and together with what it called.
 fn functions(profile: &Profile, source: &str) -> (Vec<(String, Weight)>, u64) {
     let mut weights: HashMap<String, Weight> = HashMap::new();
     let mut all = 0;
-    let names: Vec<Vec<String>> = profile.location_ids().map(|id| names(profile, id)).collect();
+    let names: Vec<Vec<String>> = profile.location_ids().map(|id| profile.function_names(id)).collect();
     for sample in samples_of(profile, source) {
         all += sample.count;
         // A function that calls itself is on the stack only once for its total.
@@ -153,7 +151,7 @@ fn write_functions(out: &mut String, profile: &Profile, source: &str, by: &str, 
 }
 
 /// At most `width` characters.
-fn cut(name: &str, width: usize) -> String {
+pub(super) fn cut(name: &str, width: usize) -> String {
     let width = width.max(10);
     if name.chars().count() <= width {
         return name.to_owned();

@@ -1,5 +1,6 @@
 //! A flame graph as an interactive SVG, by inferno. Kernel functions are orange, C++ and Rust yellow, the rest red.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use inferno::flamegraph::color::MultiPalette;
@@ -41,6 +42,59 @@ impl Exporter for Flamegraph {
         options.subtitle = Some(subtitle(recording, view));
         options.count_name = view.unit().to_owned();
         options.colors = Palette::Multi(MultiPalette::Perl);
+        inferno::flamegraph::from_lines(&mut options, lines.iter().map(String::as_str), out).map_err(io::Error::other)
+    }
+}
+
+/// A differential flame graph: of what came later than `base`, whose widths it has. Where a function has more of the time than
+/// before it is red, where it has less it is blue.
+#[derive(Debug)]
+pub struct Differential<'a> {
+    /// What it is compared with, scaled to the same length of time.
+    pub base: &'a Recording,
+}
+
+impl Exporter for Differential<'_> {
+    fn name(&self) -> &'static str {
+        "differential"
+    }
+
+    fn description(&self) -> &'static str {
+        "flame graph of what changed, an interactive SVG"
+    }
+
+    fn endings(&self) -> &'static [&'static str] {
+        Flamegraph.endings()
+    }
+
+    fn content_type(&self) -> &'static str {
+        Flamegraph.content_type()
+    }
+
+    fn export(&self, recording: &Recording, view: View, out: &mut dyn Write) -> io::Result<()> {
+        let Self { base } = self;
+        let [before, after] = [base, recording].map(|recording| recording.duration.as_secs_f64());
+        let scale = after / before.max(1e-3);
+        let mut weights: BTreeMap<String, [u64; 2]> = BTreeMap::new();
+        for (stack, weight) in folded(base, view) {
+            weights.entry(stack).or_default()[0] = (weight as f64 * scale).round() as u64;
+        }
+        for (stack, weight) in folded(recording, view) {
+            weights.entry(stack).or_default()[1] = weight;
+        }
+        // inferno takes what it draws nothing of for an error.
+        if weights.values().all(|[_, after]| *after == 0) {
+            weights = BTreeMap::from([("[no samples]".to_owned(), [1, 1])]);
+        }
+        let lines = weights.into_iter().map(|(stack, [before, after])| format!("{stack} {before} {after}"));
+        let lines: Vec<_> = lines.collect();
+        let mut options = Options::default();
+        options.title = format!("Change of {}", title(recording, view));
+        let (first, second) = (&base.session_id, &recording.session_id);
+        options.subtitle = Some(format!(
+            "from {first} ({before:.1} s) to {second} ({after:.1} s): red has more of the time, blue less"
+        ));
+        options.count_name = view.unit().to_owned();
         inferno::flamegraph::from_lines(&mut options, lines.iter().map(String::as_str), out).map_err(io::Error::other)
     }
 }

@@ -518,6 +518,14 @@ impl Profile {
         row.lines.iter().map(|line| self.text(self.functions[line.function.index()].name).to_owned()).collect()
     }
 
+    /// [`Self::names`] for a table of functions: an address that is in no known function goes by its file, or else each would
+    /// be a row.
+    pub fn function_names(&self, location: LocationId) -> Vec<String> {
+        let row = &self.locations[location.index()];
+        let Some(reason) = row.unknown.filter(|_| row.lines.is_empty()) else { return self.names(location) };
+        vec![self.unknown_name(row.mapping, reason)]
+    }
+
     /// What to call an address that has no name: `postgres+0x1a2b40`.
     pub fn address_name(&self, mapping: MappingId, address: ElfAddr) -> String {
         format!("{}+{:#x}", self.file_name(mapping), address.0)

@@ -76,6 +76,8 @@ pub struct Weight {
     pub stack: Option<StackId>,
     /// How much.
     pub weight: u64,
+    /// Of how many observations.
+    pub count: u64,
 }
 
 impl View {
@@ -109,7 +111,7 @@ impl View {
                 Aspect::Event => sample.value,
                 _ => sample.value / 1000,
             };
-            Weight { thread: sample.thread, stack: sample.stack, weight }
+            Weight { thread: sample.thread, stack: sample.stack, weight, count: sample.count }
         });
         let weights = weights.filter(|weight| weight.weight > 0).collect();
         (profile, weights)
