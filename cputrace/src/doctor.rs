@@ -61,6 +61,7 @@ fn try_ebpf() -> [Finding; 2] {
         unwind_kb: 0,
         accounting: true,
         event: false,
+        counters: 0,
         waits: Some(Waits { min: Duration::from_millis(1), wakers: true }),
     };
     let started = tier::start(Some(Tier::Ebpf), &scope)

@@ -28,6 +28,7 @@ fn options(pid: u32) -> Options {
         wait_rules: String::new(),
         pmu: Vec::new(),
         event: None,
+        stack_counters: Vec::new(),
         event_period: None,
     }
 }

@@ -259,7 +259,7 @@ mount -t devtmpfs devtmpfs /dev
 mount -t tmpfs tmpfs /tmp
 mkdir -p /sys/fs/cgroup; mount -t cgroup2 cgroup2 /sys/fs/cgroup
 cd /tmp
-/cputrace record --tier ebpf -F 199 --event page-faults --pmu -o t.json -o t.folded -- /sample_app --seconds 3 --phases deep,cpu,sleep,lock 2>&1
+/cputrace record --tier ebpf -F 199 --event page-faults --pmu --pmu-stacks task-clock,migrations -o t.json -o t.folded -- /sample_app --seconds 3 --phases deep,cpu,sleep,lock 2>&1
 status=$?
 echo RELEASE $(uname -r)
 grep -o '{\"name\":\"[a-z_]*\",\"run_time_seconds\":[^}]*}' t.json | sed 's/^/PROGRAM /'
@@ -331,7 +331,8 @@ fn run_machine(kernel: &Path, initramfs: &Path) -> anyhow::Result<Option<String>
     }
 }
 
-/// It recorded by eBPF, the stacks are complete, the threads' time was accounted, and page faults were sampled.
+/// It recorded by eBPF, the stacks are complete, the threads' time was accounted, page faults were sampled, and counters were
+/// read at samples.
 fn judge(console: &str) -> anyhow::Result<Row> {
     let line = |start: &str| console.lines().map(str::trim).find(|line| line.starts_with(start));
     let last = || console.lines().rev().take(6).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join(" | ");
@@ -347,8 +348,12 @@ fn judge(console: &str) -> anyhow::Result<Row> {
     if line("event     page-faults").is_none_or(|line| line.contains(": 0 samples kept")) {
         bail!("no page faults were sampled | {}", last());
     }
+    if line("stretches").is_none_or(|line| line.starts_with("stretches 0 ") || line.contains("refused")) {
+        bail!("counters were not read at samples | {}", last());
+    }
     let notes = console.lines().map(str::trim).filter(|line| line.starts_with("note"));
-    let lines = ["samples", "time", "waits", "event", "counters"].into_iter().filter_map(line).chain(notes);
+    let lines =
+        ["samples", "time", "waits", "event", "stretches", "counters"].into_iter().filter_map(line).chain(notes);
     let text = format!("{stacks} | {}", lines.collect::<Vec<_>>().join(" | "));
     let mut verified = Vec::new();
     for program in console.lines().filter_map(|line| line.trim().strip_prefix("PROGRAM ")) {

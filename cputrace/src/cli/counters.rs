@@ -92,7 +92,7 @@ fn share(coverage: f64) -> String {
 }
 
 /// A number with its thousands apart.
-fn grouped(value: u64) -> String {
+pub(super) fn grouped(value: u64) -> String {
     let digits = value.to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {

@@ -56,6 +56,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             wait_rules: String::new(),
             pmu: Vec::new(),
             event: None,
+            stack_counters: Vec::new(),
             event_period: None,
         },
     };

@@ -57,6 +57,9 @@ fn write_summary(
         }
         super::counters::write_event(out, event)?;
     }
+    if let Some(counters) = &recording.stack_counters {
+        super::stack_counters::write(out, counters, &recording.profile, width)?;
+    }
     if let Some(pmu) = &recording.pmu {
         super::counters::write(out, pmu, width)?;
     }
@@ -98,7 +101,7 @@ struct Weight {
 }
 
 /// A location's functions; an address that is in no known function goes by its file, or else each would be a line.
-fn names(profile: &Profile, id: LocationId) -> Vec<String> {
+pub(super) fn names(profile: &Profile, id: LocationId) -> Vec<String> {
     let location = &profile.locations()[id.index()];
     let Some(reason) = location.unknown.filter(|_| location.lines.is_empty()) else { return profile.names(id) };
     vec![profile.unknown_name(location.mapping, reason)]
@@ -131,7 +134,7 @@ fn functions(profile: &Profile, source: &str) -> (Vec<(String, Weight)>, u64) {
     (rows, all)
 }
 
-fn samples_of<'a>(profile: &'a Profile, source: &str) -> impl Iterator<Item = &'a Sample> {
+pub(super) fn samples_of<'a>(profile: &'a Profile, source: &str) -> impl Iterator<Item = &'a Sample> {
     let source = profile.source_by_name(source);
     profile.samples().iter().filter(move |sample| Some(sample.source) == source)
 }
@@ -153,7 +156,7 @@ fn write_functions(out: &mut String, profile: &Profile, source: &str, by: &str, 
 }
 
 /// At most `width` characters.
-fn cut(name: &str, width: usize) -> String {
+pub(super) fn cut(name: &str, width: usize) -> String {
     let width = width.max(10);
     if name.chars().count() <= width {
         return name.to_owned();
@@ -322,13 +325,18 @@ fn write_overhead(out: &mut String, recording: &Recording) -> std::fmt::Result {
     write!(out, "cost      {:.2} % of one CPU in cputrace itself", share(overhead.own_cpu))?;
     if let Some(time) = overhead.bpf_run_time {
         write!(out, " + {:.2} % in eBPF", share(time))?;
-        let each: Vec<_> = [("on_cpu", "tick"), ("sched_switch", "switch"), ("sched_waking", "wake-up")]
-            .into_iter()
-            .filter_map(|(name, what)| {
-                let program = overhead.bpf_programs.iter().find(|program| program.name == name)?;
-                Some(format!("{:.2} us a {what}", program.run_time.as_secs_f64() * 1e6 / program.runs.max(1) as f64))
-            })
-            .collect();
+        let each: Vec<_> = [
+            ("on_cpu", "tick"),
+            ("sched_switch", "switch"),
+            ("count_at_switch", "switch for counters"),
+            ("sched_waking", "wake-up"),
+        ]
+        .into_iter()
+        .filter_map(|(name, what)| {
+            let program = overhead.bpf_programs.iter().find(|program| program.name == name)?;
+            Some(format!("{:.2} us a {what}", program.run_time.as_secs_f64() * 1e6 / program.runs.max(1) as f64))
+        })
+        .collect();
         if !each.is_empty() {
             write!(out, " ({})", each.join(", "))?;
         }

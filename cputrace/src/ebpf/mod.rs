@@ -3,6 +3,7 @@
 //! Does not know what samples mean: `collect` reads them, `session` joins the parts.
 
 mod btf;
+mod counter_maps;
 mod offsets;
 mod sched_maps;
 mod unwind_maps;
@@ -14,10 +15,12 @@ use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
 use aya::programs::{BtfTracePoint, FExit, Iter, PerfEvent, Program, ProgramError, RawTracePoint};
 use aya::{Btf, Ebpf, EbpfLoader, Endianness};
 use cputrace_common::config::filter;
+pub use cputrace_common::counter::MAX_COUNTERS;
 use cputrace_common::stat::Stats;
 
 use crate::model::ProgramCost;
 pub use btf::{BtfError, KernelTypes};
+pub use counter_maps::CounterMaps;
 use offsets::{SchedOffsets, TaskOffsets};
 pub use sched_maps::SchedMaps;
 pub use unwind_maps::UnwindMaps;
@@ -113,6 +116,8 @@ pub struct Config {
     pub waits: Option<Waits>,
     /// Whether an event is sampled beside the clock.
     pub event: bool,
+    /// Counters that are read at samples and switches: see [`Object::counters`].
+    pub counters: u32,
 }
 
 /// Which waits are sent with their stacks.
@@ -153,6 +158,7 @@ pub struct Object {
     unwind: Option<UnwindMaps>,
     sched: Option<SchedMaps>,
     wait_hook: Option<WaitHook>,
+    counters: Option<CounterMaps>,
     /// Run-time statistics of the kernel's eBPF programs are on while this is open.
     run_time_stats: Option<OwnedFd>,
     /// What is off, one sentence each.
@@ -187,6 +193,8 @@ impl Object {
         let sched = sched.unwrap_or_default();
         let places = if accounts { thread_places(config.filter) } else { 1 };
         let offsets_known = offsets.is_some();
+        // Whose counts they are is known from the switches.
+        let counters = if offsets_known { config.counters } else { 0 };
         let TaskOffsets { tgid, sum_exec_runtime, nr_migrations, stack } = offsets.unwrap_or_default();
         let period_ns = config.period.map_or(0, |period| period.as_nanos() as u64);
         let off_cpu_min_ns = config.waits.map_or(0, |waits| (waits.min.as_nanos() as u64).max(1));
@@ -222,6 +230,7 @@ impl Object {
             .override_global("CFS_RQ_RQ", &sched.cfs_rq_rq, true)
             .override_global("RQ_CLOCK", &sched.rq_clock, true)
             .override_global("HAS_PREV_STATE", &u32::from(sched.has_prev_state), true)
+            .override_global("COUNTERS", &counters, true)
             .map_max_entries("SAMPLES", config.ring_bytes)
             .map_max_entries("THREADS", places)
             .map_max_entries("MORE_THREADS", places.div_ceil(8))
@@ -236,6 +245,9 @@ impl Object {
         if offsets_known {
             task_programs.push(("process_fork", "sched_process_fork"));
         }
+        if counters > 0 {
+            task_programs.push(("count_at_switch", "sched_switch"));
+        }
         for (name, hook) in task_programs {
             let program: &mut RawTracePoint = typed(&mut ebpf, name)?;
             let attached = program.load().and_then(|()| program.attach(hook));
@@ -245,6 +257,7 @@ impl Object {
         let stats = take_map(&mut ebpf, "STATS")?;
         let event_stats = take_map(&mut ebpf, "EVENT_STATS")?;
         let ring = take_map(&mut ebpf, "SAMPLES")?;
+        let counters = if counters > 0 { Some(CounterMaps::take(&mut ebpf)?) } else { None };
         let run_time_stats = aya::sys::enable_stats(aya::sys::Stats::RunTime).ok();
         let unwind = Some(UnwindMaps::take(&mut ebpf)?);
         let (mut sched, mut wait_hook) = (None, None);
@@ -263,7 +276,7 @@ impl Object {
                 sched = Some(SchedMaps::take(&mut ebpf, places)?);
             }
         }
-        Ok(Self { ebpf, targets, stats, event_stats, ring, unwind, sched, wait_hook, run_time_stats, notes })
+        Ok(Self { ebpf, targets, stats, event_stats, ring, unwind, sched, wait_hook, counters, run_time_stats, notes })
     }
 
     /// What is off on this kernel, one sentence each.
@@ -315,6 +328,11 @@ impl Object {
     /// Where the stacks of waits are taken; `None` where they are not.
     pub fn wait_hook(&self) -> Option<WaitHook> {
         self.wait_hook
+    }
+
+    /// The maps of counters; `None` where none are read.
+    pub fn counters(&self) -> Option<&CounterMaps> {
+        self.counters.as_ref()
     }
 
     /// Enters the threads that are there and belong to targets in the table; those in it stay.

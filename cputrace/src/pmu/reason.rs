@@ -134,6 +134,11 @@ pub enum Reason {
     /// Samples were asked of a PMU that only counts.
     #[error("the PMU {0} counts for the whole host and cannot interrupt: see `cputrace record --pmu-metrics`")]
     CountsOnly(String),
+    /// Counts of a unit that CPUs share were asked for by stack.
+    #[error(
+        "the PMU {0} counts for several CPUs together, which is nobody's stack: see `cputrace record --pmu-metrics`"
+    )]
+    Shared(String),
     /// Time on the CPU is not known.
     #[error(
         "counted for whole CPUs it would mix in idle time: record processes (--pid, --name) for it, or see frequency-of-p0 of the set clock"
@@ -189,6 +194,7 @@ impl Reason {
             Self::CpuOffline => "cpu_offline",
             Self::TargetGone => "target_gone",
             Self::CountsOnly(_) => "counts_only",
+            Self::Shared(_) => "shared",
             Self::IdleTime => "idle_time",
             Self::NoCgroups => "no_cgroups",
             Self::Tracepoint => "tracepoint",

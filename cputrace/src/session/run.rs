@@ -12,7 +12,7 @@ use super::{EndReason, Options, Progress, SessionError, Stop};
 use crate::aggregate::Aggregator;
 use crate::collect::{Batch, Event, Observation};
 use crate::ebpf::Filter;
-use crate::model::{EventSampling, Ledger, MetricValue, SchedulerLedger, ThreadTime};
+use crate::model::{EventSampling, Ledger, MetricValue, SchedulerLedger, StackCounters, ThreadTime};
 use crate::pmu::counting::Counting;
 use crate::pmu::perf::Perf;
 use crate::pmu::reason::Reason;
@@ -22,6 +22,7 @@ use crate::process::own::{self, monotonic_ns};
 use crate::process::target::{self, Selection};
 use crate::process::timeline::Timelines;
 use crate::process::{Change, Mappings};
+use crate::source::counters::CpuCounters;
 use crate::source::event::EventClock;
 use crate::tier::{self, Sampler, Scope};
 
@@ -82,6 +83,7 @@ pub(super) struct Session<'a> {
     pub(super) counting: Option<Counting>,
     pub(super) metrics: Vec<MetricValue>,
     pub(super) event: Option<EventSampling>,
+    pub(super) stack_counters: Option<StackCounters>,
 }
 
 impl<'a> Session<'a> {
@@ -98,14 +100,34 @@ impl<'a> Session<'a> {
         let (accounting, waits) = (options.accounting, options.waits);
         let event = options.event.as_ref().map(|name| EventClock::open(name, options.event_period)).transpose()?;
         let mut sampling = event.as_ref().map(EventClock::sampling);
-        let frequency = options.frequency;
-        let scope = Scope { filter, pids: &pids, frequency, unwind_kb, accounting, waits, event: event.is_some() };
+        let sampled = sampling.as_ref().map(|sampling| &*sampling.name);
+        let counters = match &*options.stack_counters {
+            [] => None,
+            names => Some(CpuCounters::open(names, sampled)?),
+        };
+        let mut stack_counters = counters.as_ref().map(CpuCounters::counters);
+        let scope = Scope {
+            filter,
+            pids: &pids,
+            frequency: options.frequency,
+            unwind_kb,
+            accounting,
+            waits,
+            event: event.is_some(),
+            counters: options.stack_counters.len(),
+        };
         let (mut sampler, mut notes) = tier::start(options.tier, &scope)?;
         if let Some(event) = event
             && let Err(error) = sampler.sample_event(event)
         {
             notes.push(error.to_string());
             sampling = None;
+        }
+        if let Some(counters) = counters
+            && let Err(error) = sampler.count_stacks(counters)
+        {
+            notes.push(error.to_string());
+            stack_counters = None;
         }
         sampler.prepare(&pids);
         let counting = (!options.pmu.is_empty()).then(|| counting(options, selection, &pids));
@@ -119,7 +141,7 @@ impl<'a> Session<'a> {
             suspects: Vec::new(),
             batch: Batch::default(),
             mappings: Mappings::default(),
-            aggregator: aggregator(options, sampling.as_ref(), monotonic_ns()),
+            aggregator: aggregator(options, sampling.as_ref(), stack_counters.as_ref(), monotonic_ns()),
             timelines: Timelines::new(),
             ledger: Ledger::default(),
             start: SystemTime::now(),
@@ -134,6 +156,7 @@ impl<'a> Session<'a> {
             counting,
             metrics: Vec::new(),
             event: sampling,
+            stack_counters,
         })
     }
 

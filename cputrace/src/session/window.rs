@@ -16,13 +16,13 @@ use crate::analyze::unnamed;
 use crate::analyze::waits::add_to as add_waits;
 use crate::code::CodeFinder;
 use crate::model::{
-    EventSampling, LossReason, MappingId, Overhead, Profile, ProgramCost, Recording, Sampling, UnknownReason,
-    Unwinding, Waits,
+    EventSampling, LossReason, MappingId, Overhead, Profile, ProgramCost, Recording, Sampling, StackCounters,
+    UnknownReason, Unwinding, Waits,
 };
 use crate::pmu::reason::Reason;
 use crate::process::own;
 use crate::process::{Object, host};
-use crate::source::{event, on_cpu};
+use crate::source::{counters, event, on_cpu};
 use crate::symbolize::{Code, NameCache, symbolize};
 use crate::tier;
 use crate::unwind::UnwindStats;
@@ -91,6 +91,7 @@ impl Session<'_> {
         let elapsed = self.elapsed;
         let (sampling, ticks) = self.close_ledger();
         self.close_event();
+        self.close_stack_counters();
         let overhead = self.overhead();
         let unwinding = self.sampler.unwinding().map(unwinding);
         self.before = Sums {
@@ -100,8 +101,10 @@ impl Session<'_> {
             bad_records: self.batch.bad_records,
             lost_changes: self.batch.lost_changes,
         };
-        let next = aggregator(self.options, self.event.as_ref(), self.window_end_ns);
+        let (event, counters) = (self.event.as_ref(), self.stack_counters.as_ref());
+        let next = aggregator(self.options, event, counters, self.window_end_ns);
         let Aggregate { profile, waits, objects } = std::mem::replace(&mut self.aggregator, next).finish();
+        let stack_counters = self.stack_counters.clone().map(|counters| in_stacks(counters, &profile));
         let objects = objects.into_iter().map(|(mapping, id)| (mapping, self.mappings.object(id).clone())).collect();
         let mut notes = self.notes.clone();
         notes.append(&mut self.window_notes);
@@ -130,6 +133,7 @@ impl Session<'_> {
             unwinding,
             pmu,
             event: self.event.clone(),
+            stack_counters,
             notes,
         };
         Closed { recording, waits, objects }
@@ -151,6 +155,15 @@ impl Session<'_> {
         }
         if sampling.expected > 0 && sampling.seen == 0 {
             self.window_notes.push(format!("no sample by {} came: {}", sampling.name, Reason::NoInterrupt));
+        }
+    }
+
+    /// Enters what became of the readings of counters.
+    fn close_stack_counters(&mut self) {
+        if let Some(counters) = &mut self.stack_counters
+            && let Err(error) = self.sampler.enter_readings(counters)
+        {
+            self.window_notes.push(format!("what became of the counters by stack is not known: {error}"));
         }
     }
 
@@ -196,14 +209,32 @@ impl Session<'_> {
 }
 
 /// An empty window that starts at `start_ns` (CLOCK_MONOTONIC).
-pub(super) fn aggregator(options: &Options, sampling: Option<&EventSampling>, start_ns: u64) -> Aggregator {
+pub(super) fn aggregator(
+    options: &Options,
+    sampling: Option<&EventSampling>,
+    stack_counters: Option<&StackCounters>,
+    start_ns: u64,
+) -> Aggregator {
     let mut profile = Profile::new();
     let source = on_cpu::source(&mut profile, options.frequency);
     let mut aggregator = Aggregator::new(profile, source, start_ns, options.timeline);
     if let Some(sampling) = sampling {
         aggregator.add_event_source(|profile| event::source(profile, sampling));
     }
+    for counter in stack_counters.iter().flat_map(|counters| &counters.counters) {
+        aggregator.add_counter_source(|profile| counters::source(profile, counter));
+    }
     aggregator
+}
+
+/// Enters what of the counts is in stacks.
+fn in_stacks(mut counters: StackCounters, profile: &Profile) -> StackCounters {
+    for counter in &mut counters.counters {
+        let source = profile.source_by_name(&counter.name);
+        let samples = profile.samples().iter().filter(|sample| Some(sample.source) == source);
+        counter.in_stacks = samples.map(|sample| sample.value).sum();
+    }
+    counters
 }
 
 /// What programs cost since they had cost `before`.

@@ -8,7 +8,7 @@ use perf_event::Counter;
 
 use crate::model::{EventSampling, Profile, Source, SourceId, Unit};
 use crate::pmu::device::Root;
-use crate::pmu::event::{EventError, describe, is_of_host, resolve};
+use crate::pmu::event::{Encoded, EventError, describe, is_of_host, resolve};
 use crate::pmu::perf;
 use crate::pmu::reason::Reason;
 use crate::pmu::survey::Survey;
@@ -42,13 +42,7 @@ impl EventClock {
     pub fn open(name: &str, period: Option<u64>) -> Result<Self, EventClockError> {
         let survey = Survey::here();
         let refused = |reason| EventClockError::Refused { event: name.to_owned(), reason };
-        let event = match resolve(name, &survey.catalog, &survey.devices, &Root::new("/")) {
-            // Why there is no PMU says more than that there is none.
-            Err(EventError::NoPmu { .. }) if !survey.facts.core_pmu => {
-                return Err(refused(Reason::no_pmu(&survey.facts)));
-            }
-            resolved => resolved?,
-        };
+        let event = is_here(name, &survey)?.map_err(refused)?;
         if event.pmu == "tracepoint" {
             return Err(refused(Reason::Tracepoint));
         }
@@ -93,6 +87,15 @@ impl EventClock {
             expected += counter.read()? / self.period;
         }
         Ok(expected)
+    }
+}
+
+/// An event as a user writes it, or why it is not here.
+pub(super) fn is_here(name: &str, survey: &Survey) -> Result<Result<Encoded, Reason>, EventError> {
+    match resolve(name, &survey.catalog, &survey.devices, &Root::new("/")) {
+        // Why there is no PMU says more than that there is none.
+        Err(EventError::NoPmu { .. }) if !survey.facts.core_pmu => Ok(Err(Reason::no_pmu(&survey.facts))),
+        resolved => resolved.map(Ok),
     }
 }
 

@@ -182,3 +182,116 @@ fn refuses_events() {
         refused("r00c3", "no hardware counters");
     }
 }
+
+/// Counters read at samples and switches: no fault of the toucher's is in another's stack or in none, however often it sleeps.
+#[test]
+#[ignore = "needs root"]
+fn counts_by_stack() {
+    if !require("cc") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let program = toucher(folder.path());
+    let trace = folder.path().join("trace.json");
+    let both = format!("{0} & {0}; wait", program.display());
+    let output = Command::new(env!("CARGO_BIN_EXE_cputrace"))
+        .args(["record", "-F", "999", "--pmu-metrics", "software", "--pmu-stacks", "page-faults,task-clock", "-o"])
+        .arg(&trace)
+        .args(["--", "sh", "-c", &both])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}");
+    let trace: serde_json::Value = serde_json::from_slice(&std::fs::read(trace).unwrap()).unwrap();
+    let counted = &trace["stack_counters"];
+    assert_eq!((counted["not_running"].as_u64(), counted["refused"].as_u64()), (Some(0), Some(0)), "{counted}");
+    let faults = &counted["counters"][0];
+    let number = |name: &str| faults[name].as_u64().unwrap();
+    let all = number("in_stacks") + number("off_stack");
+    // The kernel's own count of the processes; it begins a little earlier, and a sample may come in the midst of a switch.
+    let totals = trace["pmu"]["scopes"][0]["counts"].as_array().unwrap();
+    let total = totals.iter().find(|count| count["event"] == "page-faults").unwrap()["value"].as_u64().unwrap();
+    assert!(all <= total && all * 10 >= total * 9, "{all} of {total} page faults: {counted}");
+    let (samples, value) = samples_of(&trace, "page-faults");
+    assert_eq!((samples > 0, value), (true, number("in_stacks")));
+    assert!(text.contains("function, counted in itself"), "{text}");
+}
+
+/// A program with two busy functions.
+fn spinner(folder: &Path) -> std::path::PathBuf {
+    let (source, program) = (folder.join("spin.c"), folder.join("spin"));
+    let text = "#include <time.h>\nvolatile unsigned long sum;\n\
+                static double now(void) { struct timespec t; clock_gettime(CLOCK_MONOTONIC, &t); \
+                return t.tv_sec + t.tv_nsec / 1e9; }\n\
+                __attribute__((noinline)) void once(void) { for (long i = 0; i < 400000; i++) sum += i; }\n\
+                __attribute__((noinline)) void thrice(void) { for (long i = 0; i < 1200000; i++) sum += i; }\n\
+                int main(void) { double end = now() + 1; while (now() < end) { once(); thrice(); } return 0; }\n";
+    std::fs::write(&source, text).unwrap();
+    assert!(Command::new("cc").args(["-O1", "-o"]).args([&program, &source]).status().unwrap().success());
+    program
+}
+
+/// Ticks of this machine's TSC a nanosecond.
+#[cfg(target_arch = "x86_64")]
+fn tsc_rate() -> f64 {
+    // SAFETY: an instruction that every x86-64 has.
+    let tsc = || unsafe { std::arch::x86_64::_rdtsc() };
+    let (start, before) = (std::time::Instant::now(), tsc());
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    (tsc() - before) as f64 / start.elapsed().as_nanos() as f64
+}
+
+/// A counter of the hardware's, `msr/tsc`, read in the kernel at samples: it goes at its own rate in every function, and comes
+/// to the time that the thread was on the CPU by the scheduler's account.
+#[test]
+#[ignore = "needs root"]
+#[cfg(target_arch = "x86_64")]
+fn reads_a_hardware_counter_at_samples() {
+    if !require("cc") || !Root::new("/").has("sys/bus/event_source/devices/msr") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (program, trace) = (spinner(folder.path()), folder.path().join("trace.json"));
+    let output = Command::new(env!("CARGO_BIN_EXE_cputrace"))
+        .args(["record", "--pmu-stacks", "msr/tsc/,task-clock", "-o"])
+        .arg(&trace)
+        .arg("--")
+        .arg(&program)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let trace: serde_json::Value = serde_json::from_slice(&std::fs::read(trace).unwrap()).unwrap();
+    let counted = &trace["stack_counters"];
+    let counters = counted["counters"].as_array().unwrap();
+    let number = |counter: usize, name: &str| counters[counter][name].as_u64().unwrap() as f64;
+    let rate = number(0, "in_stacks") / number(1, "in_stacks");
+    let expected = tsc_rate();
+    // The clock that the rate is measured by is corrected by NTP at most by thousandths, but this test may be held up in between.
+    assert!((0.9..1.1).contains(&(rate / expected)), "{rate} ticks a nanosecond instead of {expected}: {counted}");
+    assert_eq!(samples_of(&trace, "msr/tsc/").0, samples_of(&trace, "task-clock").0);
+    let all = number(1, "in_stacks") + number(1, "off_stack");
+    let on_cpu: u64 = trace["threads"].as_array().unwrap().iter().map(|row| row["on_cpu_ns"].as_u64().unwrap()).sum();
+    let share = all / on_cpu as f64;
+    assert!((0.8..1.02).contains(&share), "{all} ns counted of {on_cpu} ns on the CPU: {counted}");
+}
+
+/// Counters that stacks cannot have are refused before the command starts.
+#[test]
+#[ignore = "needs root"]
+fn refuses_counters_by_stack() {
+    let refused = |counters: &str, reason: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_cputrace"))
+            .args(["record", "--event", "page-faults", "--pmu-stacks", counters, "--", "true"])
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && text.contains(reason), "{counters}: {text}");
+    };
+    refused("no-such-event", "there is no event");
+    refused("page-faults", "is named twice");
+    refused("task-clock,task-clock", "is named twice");
+    refused("task-clock,context-switches,minor-faults,major-faults,migrations", "at most 4 counters");
+    if !Root::new("/").has("sys/bus/event_source/devices/cpu") {
+        refused("cycles,instructions", "no hardware counters");
+    }
+}
