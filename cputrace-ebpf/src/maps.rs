@@ -37,6 +37,10 @@ pub(crate) static STATS: PerCpuArray<Stats> = PerCpuArray::with_max_entries(1, 0
 #[map]
 pub(crate) static EVENT_STATS: PerCpuArray<Stats> = PerCpuArray::with_max_entries(1, 0);
 
+/// How often each CPU came to the tracepoint that is sampled.
+#[map]
+pub(crate) static HITS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
 /// The last tick of each CPU that hit a target.
 #[map]
 pub(crate) static LAST_TICK: PerCpuArray<LastTick> = PerCpuArray::with_max_entries(1, 0);

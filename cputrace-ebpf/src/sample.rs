@@ -4,13 +4,14 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
+    EbpfContext,
     bindings::BPF_RB_NO_WAKEUP,
     helpers::{
         bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_smp_processor_id, bpf_ktime_get_ns,
         generated::bpf_ringbuf_output,
     },
     maps::PerCpuArray,
-    programs::PerfEventContext,
+    programs::{PerfEventContext, TracePointContext},
 };
 use cputrace_common::{
     counter::MAX_COUNTERS,
@@ -80,6 +81,36 @@ pub(crate) fn emit_event(ctx: &PerfEventContext, records: &PerCpuArray<Record>) 
     // SAFETY: a helper without arguments.
     let now_ns = unsafe { bpf_ktime_get_ns() };
     *take(ctx, records, task, now_ns, kind::EVENT).counter(stats) += 1;
+}
+
+/// The same of a tracepoint, of whose hits on a CPU one in so many is a sample.
+#[inline(always)]
+pub(crate) fn emit_hit(ctx: &TracePointContext) {
+    let (Some(stats), Some(hits)) = (maps::EVENT_STATS.get_ptr_mut(0), maps::HITS.get_ptr_mut(0)) else { return };
+    // SAFETY: this CPU's elements. The kernel lets no other program of a perf event or tracepoint interrupt this one.
+    let (stats, hits) = unsafe { (&mut *stats, &mut *hits) };
+    *hits += 1;
+    if *hits < config::event_period() {
+        return;
+    }
+    *hits = 0;
+    stats.ticks += 1;
+    let task = current();
+    if task.tid == 0 {
+        stats.idle += 1;
+        return;
+    }
+    if !filter::is_target(task.tgid) {
+        stats.filtered += 1;
+        return;
+    }
+    // SAFETY: a helper without arguments.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    let fate = with_record(&maps::ON_CPU_RECORD, task, now_ns, |record| {
+        record.header.kind = kind::EVENT;
+        stack::take_at_tracepoint(ctx.as_ptr(), record);
+    });
+    *fate.counter(stats) += 1;
 }
 
 #[derive(Clone, Copy)]

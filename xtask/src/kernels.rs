@@ -257,10 +257,14 @@ export PATH=/bin
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
 mount -t tmpfs tmpfs /tmp
+mount -t tracefs nodev /sys/kernel/tracing
 mkdir -p /sys/fs/cgroup; mount -t cgroup2 cgroup2 /sys/fs/cgroup
 cd /tmp
 /cputrace record --tier ebpf -F 199 --event page-faults --pmu --pmu-stacks task-clock,migrations -o t.json -o t.folded -- /sample_app --seconds 3 --phases deep,cpu,sleep,lock 2>&1
 status=$?
+/cputrace record --tier ebpf --event sched:sched_switch -q -o s.json -o s.folded -- /sample_app --seconds 1 --phases sleep 2>&1
+grep -o '\"name\":\"sched:sched_switch\"[^}]*' s.json | sed 's/^/TRACEPOINT /'
+grep -o '{\"name\":\"at_tracepoint\",\"run_time_seconds\":[^}]*}' s.json | sed 's/^/PROGRAM /'
 echo RELEASE $(uname -r)
 grep -o '{\"name\":\"[a-z_]*\",\"run_time_seconds\":[^}]*}' t.json | sed 's/^/PROGRAM /'
 echo EXIT $status deep $(grep -c deep_call t.folded)
@@ -347,6 +351,9 @@ fn judge(console: &str) -> anyhow::Result<Row> {
     }
     if line("event     page-faults").is_none_or(|line| line.contains(": 0 samples kept")) {
         bail!("no page faults were sampled | {}", last());
+    }
+    if line("TRACEPOINT ").is_none_or(|line| !line.contains("\"kept\":") || line.contains("\"kept\":0,")) {
+        bail!("no tracepoint was sampled | {}", last());
     }
     if line("stretches").is_none_or(|line| line.starts_with("stretches 0 ") || line.contains("refused")) {
         bail!("counters were not read at samples | {}", last());

@@ -91,7 +91,7 @@ pub(super) struct Args {
     pmu: bool,
     #[arg(long, value_name = "SET,…", value_delimiter = ',', value_parser = metric::sets(), help = sets_help())]
     pmu_metrics: Vec<String>,
-    /// Sample where this event happens, beside the clock: page-faults, context-switches, l2-misses, cpu/event=0xc3/, r00c3 …
+    /// Sample where this event happens, beside the clock: page-faults, sched:sched_switch, l2-misses, cpu/event=0xc3/, r00c3 …
     /// (see `cputrace pmu list --events`); flame.event.svg shows it
     #[arg(long, value_name = "EVENT")]
     event: Option<String>,

@@ -147,10 +147,8 @@ pub enum Reason {
     /// A control group's tasks are not a set of processes.
     #[error("the counters of a control group are not counted yet: record its processes by --name or --pid, or --all")]
     NoCgroups,
-    /// Programs of perf events do not run at tracepoints.
-    #[error(
-        "tracepoints are not sampled yet: use a software event (page-faults, context-switches), or the off-cpu view"
-    )]
+    /// A tracepoint was asked to count.
+    #[error("a tracepoint is no counter: see `cputrace record --event`")]
     Tracepoint,
     /// The PMU's files and the table do not fit.
     #[error("{0}")]

@@ -113,7 +113,7 @@ impl<'a> Session<'a> {
             unwind_kb,
             accounting,
             waits,
-            event: event.is_some(),
+            event: event.as_ref().map(EventClock::hook),
             counters: options.stack_counters.len(),
         };
         let (mut sampler, mut notes) = tier::start(options.tier, &scope)?;

@@ -8,7 +8,7 @@ use cputrace_common::stat::Stats;
 use super::{Sampler, Scope, Ticks, TierError, online_cpus};
 use crate::collect::threads::ThreadTimes;
 use crate::collect::{Batch, perf::PerfRings, ring};
-use crate::ebpf::{Config, EbpfError, Filter, Object, WaitHook};
+use crate::ebpf::{Config, EbpfError, EventHook, Filter, Object, WaitHook};
 use crate::model::{LossReason, ProgramCost, SchedulerLedger, StackCounters, ThreadTime, Tier};
 use crate::source::counters::CpuCounters;
 use crate::source::event::EventClock;
@@ -50,7 +50,7 @@ impl EbpfSampler {
         let cpus = online_cpus()?;
         let a_second = scope.frequency.saturating_mul(cpus.len() as u32).saturating_mul(TYPICAL_SAMPLE_BYTES);
         // An event can come in bursts, and must not take the room of the clock's samples.
-        let least = if scope.event { EVENT_RING_BYTES } else { 256 * 1024 };
+        let least = if scope.event.is_some() { EVENT_RING_BYTES } else { 256 * 1024 };
         let ring_bytes = a_second.clamp(least, 64 * 1024 * 1024).next_power_of_two();
         // Before the targets are known to the kernel, so that no child of theirs is missed.
         let changes =
@@ -147,17 +147,22 @@ impl Sampler for EbpfSampler {
     }
 
     fn sample_event(&mut self, mut event: EventClock) -> Result<(), TierError> {
-        event.run(self.object.on_event()?).map_err(event_error)?;
+        event.run(self.object.on_event(event.hook())?).map_err(event_error)?;
         self.event = Some(event);
         Ok(())
     }
 
     fn event_ticks(&mut self) -> Result<Option<Ticks>, TierError> {
         let Some(event) = &mut self.event else { return Ok(None) };
-        let mut ticks = Ticks { expected: event.expected().map_err(event_error)?, ..Ticks::default() };
+        let mut ticks = Ticks::default();
         for stats in self.object.event_stats()? {
             add(&mut ticks, &stats);
         }
+        ticks.expected = match event.hook() {
+            EventHook::Overflow => event.expected().map_err(event_error)?,
+            // A tracepoint is counted by nobody but the program.
+            hook @ EventHook::Tracepoint { period } => ticks.seen + self.object.event_misses(hook)? / period,
+        };
         Ok(Some(ticks))
     }
 

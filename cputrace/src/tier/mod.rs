@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 use crate::collect::Batch;
-use crate::ebpf::{EbpfError, Filter, WaitHook, Waits};
+use crate::ebpf::{EbpfError, EventHook, Filter, WaitHook, Waits};
 use crate::model::{Clock, LossReason, ProgramCost, SchedulerLedger, StackCounters, ThreadTime, Tier};
 use crate::source::counters::CpuCounters;
 use crate::source::event::EventClock;
@@ -77,8 +77,8 @@ pub struct Scope<'a> {
     pub accounting: bool,
     /// With the account: which waits are kept with their stacks.
     pub waits: Option<Waits>,
-    /// Whether [`Sampler::sample_event`] is going to be called.
-    pub event: bool,
+    /// Where the event happens that [`Sampler::sample_event`] is going to be called with.
+    pub event: Option<EventHook>,
     /// Of how many counters [`Sampler::count_stacks`] is going to be called; 0: it is not.
     pub counters: usize,
 }

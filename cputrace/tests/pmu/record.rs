@@ -175,7 +175,6 @@ fn refuses_events() {
         assert!(!output.status.success() && text.contains(reason), "{event}: {text}");
     };
     refused("no-such-event", "there is no event");
-    refused("sched:sched_switch", "tracepoints are not sampled yet");
     refused("msr/tsc/", "cannot interrupt");
     if !Root::new("/").has("sys/bus/event_source/devices/cpu") {
         refused("l2-misses", "no hardware counters");
@@ -294,4 +293,78 @@ fn refuses_counters_by_stack() {
     if !Root::new("/").has("sys/bus/event_source/devices/cpu") {
         refused("cycles,instructions", "no hardware counters");
     }
+}
+
+/// What a shell with tracefs, and nothing else changed, says to this; and its status.
+fn with_tracefs(script: &str) -> (bool, String) {
+    let mount = "test -d /sys/kernel/tracing/events || mount -t tracefs nodev /sys/kernel/tracing";
+    let script = format!("{{ {mount}; }} && {script}");
+    let output = Command::new("unshare").args(["--mount", "sh", "-c", &script]).output().unwrap();
+    (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// Every hit of a tracepoint, with the stack that leads there: `dd` makes a system call for each byte. By tens, worth as much.
+#[test]
+#[ignore = "needs root"]
+fn samples_tracepoints() {
+    let folder = tempfile::tempdir().unwrap();
+    let (trace, stacks) = (folder.path().join("trace.json"), folder.path().join("stacks.event.folded"));
+    for period in [1, 10] {
+        let script = format!(
+            "exec {} record --event syscalls:sys_enter_write --event-period {period} -o {} -o {} -- dd if=/dev/zero of=/dev/null bs=1 count=5000",
+            env!("CARGO_BIN_EXE_cputrace"),
+            trace.display(),
+            stacks.display()
+        );
+        let (recorded, text) = with_tracefs(&script);
+        assert!(recorded, "{text}");
+        let trace: serde_json::Value = serde_json::from_slice(&std::fs::read(&trace).unwrap()).unwrap();
+        let event = &trace["event"];
+        assert_eq!(event["lost"].as_object().unwrap().values().filter(|lost| **lost != 0).count(), 0, "{event}");
+        let (count, value) = samples_of(&trace, "syscalls:sys_enter_write");
+        assert_eq!((value, event["kept"].as_u64()), (count * period, Some(count)));
+        // Besides the bytes, what it says at its end. By tens, writes of other programs count on each CPU's way to ten.
+        let slack = if period == 1 { 20 } else { 1000 };
+        assert!((5000 - slack..=5000 + slack).contains(&value), "{value} at a period of {period}: {event}");
+        let text = std::fs::read_to_string(&stacks).unwrap();
+        assert!(text.lines().all(|line| line.starts_with("dd;") && line.contains("_[k]")), "{text}");
+        assert!(text.contains("write;entry_SYSCALL_64"), "{text}");
+    }
+}
+
+/// Where threads leave the CPU, by the scheduler's own tracepoint, which holds its lock: each of the sleeps.
+#[test]
+#[ignore = "needs root"]
+fn samples_the_schedulers_tracepoint() {
+    if !require("cc") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (program, stacks) = (toucher(folder.path()), folder.path().join("stacks.event.folded"));
+    let (recorded, text) = with_tracefs(&format!(
+        "exec {} record --event sched:sched_switch -o {} -- {}",
+        env!("CARGO_BIN_EXE_cputrace"),
+        stacks.display(),
+        program.display()
+    ));
+    assert!(recorded, "{text}");
+    let text = std::fs::read_to_string(&stacks).unwrap();
+    let asleep = text.lines().filter(|line| line.contains("nanosleep_[k];"));
+    let sleeps: u64 = asleep.map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()).sum();
+    assert!((20..200).contains(&sleeps), "{sleeps}: {text}");
+}
+
+/// A tracepoint that is not there, and tracepoints that are not listed, are told apart, with what to do.
+#[test]
+#[ignore = "needs root"]
+fn refuses_tracepoints() {
+    let record = |event: &str| format!("{} record --event {event} -- true", env!("CARGO_BIN_EXE_cputrace"));
+    let (recorded, text) = with_tracefs(&record("sched:no_such"));
+    assert!(!recorded && text.contains("there is no tracepoint sched:no_such"), "{text}");
+    let hidden = "mount -t tmpfs nodev /sys/kernel/tracing && mount -t tmpfs nodev /sys/kernel/debug";
+    let (recorded, text) = with_tracefs(&format!("{hidden} && {}", record("sched:sched_switch")));
+    assert!(!recorded && text.contains("mount -t tracefs nodev /sys/kernel/tracing"), "{text}");
+    let counted = format!("{} record --pmu-stacks sched:sched_switch -- true", env!("CARGO_BIN_EXE_cputrace"));
+    let (recorded, text) = with_tracefs(&counted);
+    assert!(!recorded && text.contains("a tracepoint is no counter"), "{text}");
 }
