@@ -1,6 +1,7 @@
 //! Counting while something else goes on: groups opened for targets and the host, read now and then, added up at the end.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::time::Duration;
 
 use super::cpu::Identity;
@@ -123,6 +124,17 @@ impl Counting {
         }
     }
 
+    /// Counts what a control group does, on every CPU: its time is only that of its tasks.
+    pub fn add_cgroup(&mut self, directory: &File) {
+        for cpu in self.survey.online().to_vec() {
+            for planned in 0..self.plan.groups.len() {
+                if !self.is_of_host(planned) {
+                    self.open(planned, &CounterSubject::Targets, Some(Scope::Cgroup { directory, cpu }));
+                }
+            }
+        }
+    }
+
     /// What is counted by task is missing, for this reason.
     pub fn leave_out_tasks(&mut self, reason: &Reason) {
         for planned in 0..self.plan.groups.len() {
@@ -227,7 +239,7 @@ impl Counting {
         super::event::is_of_host(self.plan.groups[planned].pmu)
     }
 
-    fn open(&mut self, planned: usize, subject: &CounterSubject, scope: Option<Scope>) {
+    fn open(&mut self, planned: usize, subject: &CounterSubject, scope: Option<Scope<'_>>) {
         if self.failed.contains(&planned) {
             return;
         }
@@ -242,7 +254,11 @@ impl Counting {
             let open_one = |Place { events, cpu }: &Place| {
                 let scope = scope.or(cpu.map(Scope::Cpu)).unwrap_or(Scope::Own);
                 let opened = self.source.open(Request { events, scope, user_only });
-                let mut group = opened.map_err(|error| Reason::of_errno(error.errno, pmu, &self.survey.facts))?;
+                let mut group = opened.map_err(|error| match (scope, error.errno) {
+                    // Of another hierarchy, or of none that can count.
+                    (Scope::Cgroup { .. }, libc::EBADF | libc::ENOENT) => Reason::NoCgroups,
+                    (_, errno) => Reason::of_errno(errno, pmu, &self.survey.facts),
+                })?;
                 if self.counts && group.enable().is_err() {
                     return Err(Reason::TargetGone);
                 }

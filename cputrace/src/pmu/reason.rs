@@ -144,8 +144,11 @@ pub enum Reason {
         "counted for whole CPUs it would mix in idle time: record processes (--pid, --name) for it, or see frequency-of-p0 of the set clock"
     )]
     IdleTime,
-    /// A control group's tasks are not a set of processes.
-    #[error("the counters of a control group are not counted yet: record its processes by --name or --pid, or --all")]
+    /// The kernel does not count this control group.
+    #[error(
+        "the kernel does not count by control groups of version 2 here (perf_event is mounted as a controller of version 1, see \
+         /proc/cgroups): record the group's processes by --name or --pid"
+    )]
     NoCgroups,
     /// A tracepoint was asked to count.
     #[error("a tracepoint is no counter: see `cputrace record --event`")]

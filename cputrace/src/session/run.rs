@@ -4,6 +4,8 @@
 //! what the caller sends ([`Stop`]).
 
 use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -89,7 +91,7 @@ pub(super) struct Session<'a> {
 impl<'a> Session<'a> {
     /// Finds the targets and attaches to them; the clock does not run yet.
     pub(super) fn attach(options: &'a Options, command: Option<&HeldCommand>) -> Result<Self, SessionError> {
-        let target::Resolved { selection, mut pids } = target::resolve(&options.targets)?;
+        let target::Resolved { selection, mut pids, directory } = target::resolve(&options.targets)?;
         pids.extend(command.map(HeldCommand::pid));
         let filter = match selection {
             Selection::All => Filter::All,
@@ -130,7 +132,7 @@ impl<'a> Session<'a> {
             stack_counters = None;
         }
         sampler.prepare(&pids);
-        let counting = (!options.pmu.is_empty()).then(|| counting(options, selection, &pids));
+        let counting = (!options.pmu.is_empty()).then(|| counting(options, selection, &pids, directory.as_deref()));
         Ok(Self {
             options,
             sampler,
@@ -373,13 +375,17 @@ impl<'a> Session<'a> {
 }
 
 /// Opens counters for the targets; they do not count yet.
-fn counting(options: &Options, selection: Selection, pids: &[u32]) -> Counting {
+fn counting(options: &Options, selection: Selection, pids: &[u32], directory: Option<&Path>) -> Counting {
     let sets: Vec<_> = options.pmu.iter().map(String::as_str).collect();
     let mut counting = Counting::new(Survey::here(), Box::new(Perf), &sets, options.follow_children);
     match selection {
         Selection::Processes => pids.iter().for_each(|&pid| counting.add_process(pid, &target::threads(pid))),
         Selection::All => counting.add_host(),
-        Selection::Cgroup { .. } => counting.leave_out_tasks(&Reason::NoCgroups),
+        Selection::Cgroup { .. } => match directory.map(File::open) {
+            Some(Ok(directory)) => counting.add_cgroup(&directory),
+            // It is gone already.
+            None | Some(Err(_)) => counting.leave_out_tasks(&Reason::TargetGone),
+        },
     }
     counting
 }

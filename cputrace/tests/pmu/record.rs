@@ -5,7 +5,7 @@ use std::process::Command;
 
 use cputrace::pmu::device::Root;
 
-use crate::support::require;
+use crate::support::{require, skip_unless};
 
 /// A program that touches fresh pages, 20 times 1,000 of them.
 fn toucher(folder: &Path) -> std::path::PathBuf {
@@ -367,4 +367,61 @@ fn refuses_tracepoints() {
     let counted = format!("{} record --pmu-stacks sched:sched_switch -- true", env!("CARGO_BIN_EXE_cputrace"));
     let (recorded, text) = with_tracefs(&counted);
     assert!(!recorded && text.contains("a tracepoint is no counter"), "{text}");
+}
+
+/// Page faults so far, of a process and of its children that have ended.
+fn faults_of(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<_> = stat[stat.rfind(')').unwrap()..].split(' ').collect();
+    fields[8..=11].iter().map(|field| field.parse::<u64>().unwrap()).sum()
+}
+
+/// A control group's counters are its own: not those of processes beside it that do the same, and that many times as often.
+#[test]
+#[ignore = "needs root"]
+fn counts_a_control_group() {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    let unified = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2"));
+    if !skip_unless(unified.is_some() && require("cc"), "there are no control groups of version 2") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let program = toucher(folder.path());
+    let mount = unified.unwrap().split(' ').nth(1).unwrap();
+    let group = Path::new(mount).join(format!("cputrace-test-{}", std::process::id()));
+    std::fs::create_dir(&group).unwrap();
+    let again = format!("while :; do {}; done", program.display());
+    let inside =
+        format!("echo $$ > {}/cgroup.procs; while :; do sleep 0.2; {}; done", group.display(), program.display());
+    let mut programs = [&inside, &again, &again].map(|script| Command::new("sh").args(["-c", script]).spawn().unwrap());
+    while std::fs::read_to_string(group.join("cgroup.procs")).unwrap().is_empty() {
+        std::thread::yield_now();
+    }
+    let before = faults_of(programs[0].id());
+    let trace = folder.path().join("trace.json");
+    let output = Command::new(env!("CARGO_BIN_EXE_cputrace"))
+        .args(["record", "--pmu-metrics", "software", "-d", "1", "--cgroup"])
+        .args([&group, Path::new("-o"), &trace])
+        .output()
+        .unwrap();
+    let after = faults_of(programs[0].id());
+    for program in &mut programs {
+        program.kill().unwrap();
+        program.wait().unwrap();
+    }
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    while std::fs::remove_dir(&group).is_err() {
+        // A child of the shell has not ended.
+        std::thread::yield_now();
+    }
+    let trace: serde_json::Value = serde_json::from_slice(&std::fs::read(trace).unwrap()).unwrap();
+    let scope = &trace["pmu"]["scopes"][0];
+    assert_eq!((&scope["subject"], &trace["pmu"]["missing"]), (&"targets".into(), &serde_json::json!([])));
+    let counts = scope["counts"].as_array().unwrap();
+    let faults = counts.iter().find(|count| count["event"] == "page-faults").unwrap();
+    assert_eq!(faults["coverage"], 1.0);
+    let faults = faults["value"].as_u64().unwrap();
+    // The child that runs at the end is not in the shell's sum yet.
+    let most = after - before + 25_000;
+    assert!((1..=most).contains(&faults), "{faults} page faults of {most} at most");
 }
