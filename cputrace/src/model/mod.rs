@@ -23,7 +23,7 @@ pub mod timeline;
 pub mod view;
 pub mod wait;
 
-pub use counters::{Count, CounterScope, CounterSubject, Counters, MetricValue, MissingMetrics};
+pub use counters::{Count, CounterScope, CounterSeries, CounterSubject, Counters, MetricValue, MissingMetrics};
 pub use event_sampling::EventSampling;
 pub use ledger::{Ledger, LossReason, StackEnd};
 pub use profile::{

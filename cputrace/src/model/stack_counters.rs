@@ -3,6 +3,10 @@
 //! A sample has what its thread counted since its last one, or since it came to the CPU: the counts of a stack are exact for the
 //! stretches that end in it, and their ratios are what they are read for.
 
+use std::collections::BTreeMap;
+
+use super::{ProcessId, Profile};
+
 /// One of them.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StackCounter {
@@ -32,6 +36,35 @@ pub struct StackCounters {
 }
 
 impl StackCounters {
+    /// What came since `before`, of the same counters or of none.
+    pub fn since(&self, before: &Self) -> Self {
+        let Self { counters, counted, no_start, not_running, refused } = self;
+        let counter = |(index, counter): (usize, &StackCounter)| {
+            let before = before.counters.get(index).map_or(0, |before| before.off_stack);
+            StackCounter { off_stack: counter.off_stack.saturating_sub(before), ..counter.clone() }
+        };
+        Self {
+            counters: counters.iter().enumerate().map(counter).collect(),
+            counted: counted.saturating_sub(before.counted),
+            no_start: no_start.saturating_sub(before.no_start),
+            not_running: not_running.saturating_sub(before.not_running),
+            refused: refused.saturating_sub(before.refused),
+        }
+    }
+
+    /// By process of the profile, what each counter counted in its stacks.
+    pub fn by_process(&self, profile: &Profile) -> Vec<(ProcessId, Vec<u64>)> {
+        let mut counts: BTreeMap<ProcessId, Vec<u64>> = BTreeMap::new();
+        for (column, counter) in self.counters.iter().enumerate() {
+            let source = profile.source_by_name(&counter.name);
+            for sample in profile.samples().iter().filter(|sample| Some(sample.source) == source) {
+                let process = profile.threads()[sample.thread.index()].process;
+                counts.entry(process).or_insert_with(|| vec![0; self.counters.len()])[column] += sample.value;
+            }
+        }
+        counts.into_iter().collect()
+    }
+
     /// The names of the counters whose ratio is instructions per cycle, where both are there.
     pub fn ipc(&self) -> Option<(&str, &str)> {
         let of = |unit| self.counters.iter().find(|counter| counter.unit == unit).map(|counter| &*counter.name);

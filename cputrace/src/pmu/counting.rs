@@ -166,9 +166,9 @@ impl Counting {
         self.metrics(&self.sums(&|_| true), elapsed)
     }
 
-    /// All that was counted. `name_of` knows what processes are called by now; else they go by what they were called when the
-    /// counting began.
-    pub fn finish(mut self, elapsed: Duration, name_of: &dyn Fn(u32) -> Option<String>) -> Counters {
+    /// All that was counted in a window of this length; the next one begins. `name_of` knows what processes are called by now;
+    /// else they go by what they were called when the counting began.
+    pub fn close_window(&mut self, elapsed: Duration, name_of: &dyn Fn(u32) -> Option<String>) -> Counters {
         for open in &mut self.open {
             if let CounterSubject::Thread { pid, tid, name } = &mut open.subject
                 && pid == tid
@@ -177,7 +177,6 @@ impl Counting {
                 *name = now;
             }
         }
-        self.note_silence();
         let of = |subject: &CounterSubject| *subject != CounterSubject::Host;
         let mut scopes = vec![self.scope(CounterSubject::Targets, &of, elapsed)];
         let mut subjects: Vec<_> = self.open.iter().map(|open| open.subject.clone()).collect();
@@ -198,7 +197,8 @@ impl Counting {
             scopes.push(self.scope(subject.clone(), &|other| *other == subject, elapsed));
         }
         scopes.retain(|scope| !scope.counts.is_empty());
-        let missing = self.missing.iter().map(|(reason, names)| MissingMetrics {
+        let missing = self.missing_in_window();
+        let missing = missing.iter().map(|(reason, names)| MissingMetrics {
             code: reason.code().to_owned(),
             reason: reason.to_string(),
             metrics: METRICS.iter().map(|metric| metric.name).filter(|name| names.contains(name)).fold(
@@ -211,7 +211,7 @@ impl Counting {
                 },
             ),
         });
-        Counters {
+        let counters = Counters {
             cpu: match self.survey.identity {
                 Identity::Known(generation) => generation.to_string(),
                 Identity::Unverified(generation) => format!("unknown, taken for {generation}"),
@@ -222,8 +222,10 @@ impl Counting {
             scopes,
             missing: missing.collect(),
             backwards: self.open.iter().map(|open| open.tally.backwards).sum(),
-            lost_groups: self.lost_groups,
-        }
+            lost_groups: std::mem::take(&mut self.lost_groups),
+        };
+        self.open.iter_mut().for_each(|open| open.tally.start_again());
+        counters
     }
 
     /// A process goes by its first thread.
@@ -286,18 +288,23 @@ impl Counting {
     }
 
     fn miss(&mut self, metric: &Metric, reason: Reason) {
-        // A virtual machine without a core's PMU has none of the others: that is one fact.
-        let facts = &self.survey.facts;
-        let one_fact = facts.hypervisor && !facts.core_pmu;
-        let reason = match reason {
-            Reason::PmuAbsent { .. } | Reason::NotOnGeneration { .. } if one_fact => Reason::NoPmuVirtual,
-            reason => reason,
-        };
+        let reason = self.one_fact(reason);
         self.missing.entry(reason).or_default().insert(metric.name);
     }
 
-    /// Groups of which no member ever ran: what they count did, or did not either.
-    fn note_silence(&mut self) {
+    fn one_fact(&self, reason: Reason) -> Reason {
+        // A virtual machine without a core's PMU has none of the others: that is one fact.
+        let facts = &self.survey.facts;
+        let one_fact = facts.hypervisor && !facts.core_pmu;
+        match reason {
+            Reason::PmuAbsent { .. } | Reason::NotOnGeneration { .. } if one_fact => Reason::NoPmuVirtual,
+            reason => reason,
+        }
+    }
+
+    /// What is missing, with the groups of which no member ever ran in the window: what they count did, or did not either.
+    fn missing_in_window(&self) -> BTreeMap<Reason, BTreeSet<&'static str>> {
+        let mut missing = self.missing.clone();
         for planned in 0..self.plan.groups.len() {
             let tallies: Vec<_> =
                 self.open.iter().filter(|open| open.planned == planned).map(|open| &open.tally).collect();
@@ -306,8 +313,10 @@ impl Counting {
             }
             let ran = tallies.iter().any(|tally| tally.waiting_ns > 0);
             let reason = if ran { Reason::never_scheduled(&self.survey.facts) } else { Reason::NeverRan };
-            self.miss_group(planned, &reason);
+            let metrics = self.plan.groups[planned].metrics.iter().map(|metric| metric.name);
+            missing.entry(self.one_fact(reason)).or_default().extend(metrics);
         }
+        missing
     }
 
     /// By planned group: what it counted of these subjects.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::group::{Groups, Labels};
 use crate::metrics::collect::{self, Families};
+use crate::metrics::counters::CounterSums;
 use crate::metrics::own::OwnSums;
 use crate::metrics::{self, Family};
 use crate::model::Recording;
@@ -33,6 +34,7 @@ pub struct State {
 struct Sums {
     groups: Groups,
     own: OwnSums,
+    counters: CounterSums,
     retained: Instant,
 }
 
@@ -46,7 +48,7 @@ impl State {
         say: Box<dyn Fn(&str) + Send + Sync>,
     ) -> Self {
         store.notes().iter().for_each(|note| say(note));
-        let sums = Sums { groups, own: OwnSums::default(), retained: Instant::now() };
+        let sums = Sums { groups, own: OwnSums::default(), counters: CounterSums::default(), retained: Instant::now() };
         Self {
             is_ready: AtomicBool::new(false),
             store,
@@ -72,9 +74,11 @@ impl State {
     /// Takes what a window brought.
     pub fn add(&self, window: &Recording) {
         let (labels, is_time_to_retain) = {
-            let mut sums = self.sums();
+            let sums = &mut *self.sums();
             sums.own.add(window);
             let labels = sums.groups.add(window);
+            sums.counters.add(window, &labels);
+            sums.counters.retain(&sums.groups);
             let is_time = sums.retained.elapsed() >= RETAIN_EVERY;
             if is_time {
                 sums.retained = Instant::now();
@@ -128,6 +132,7 @@ impl State {
             let sums = self.sums();
             collect::groups(&mut families, &sums.groups);
             collect::own(&mut families, &sums.own);
+            sums.counters.collect(&mut families);
         }
         families.number(&metrics::UNWIND_LIMIT, self.unwind_kb as f64 * 1024.0);
         families.number(&metrics::STORE_BYTES, self.store.bytes() as f64);

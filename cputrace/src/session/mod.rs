@@ -156,9 +156,6 @@ pub fn record(
 }
 
 /// A recording without an end: hands over what each window brought, without a gap between two of them.
-///
-/// It has no counters and no samples of an event: [`Options::pmu`], [`Options::event`] and [`Options::stack_counters`] have to
-/// be empty.
 pub struct Watch<'a> {
     session: Session<'a>,
     finisher: Finisher,
