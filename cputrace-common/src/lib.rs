@@ -2,6 +2,7 @@
 //!
 //! - [`sample`]: the record that a sample leaves the kernel in.
 //! - [`stat`]: the counters of what happened to each tick of the clock.
+//! - [`counter`]: the counters that are read at samples and switches.
 //! - [`thread`]: what the scheduler's program keeps of each thread.
 //! - [`config`]: the names and meanings of the program's frozen globals.
 //! - [`unwind`]: the step from one frame to its caller, the same source in the kernel and in host tests.
@@ -10,6 +11,7 @@
 #![no_std]
 
 pub mod config;
+pub mod counter;
 pub mod sample;
 pub mod stat;
 pub mod thread;

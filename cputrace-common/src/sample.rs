@@ -10,7 +10,7 @@ pub const MAX_USER_FRAMES: usize = 1024;
 pub const REGISTERS: usize = 17;
 
 /// Starts each record in the ring buffer; `kernel_frames` and then `user_frames` addresses of
-/// 8 bytes follow it, leaf first.
+/// 8 bytes follow it, leaf first, and then `counters` words.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SampleHeader {
@@ -42,8 +42,9 @@ pub struct SampleHeader {
     pub queued_ns: u64,
     /// Of a wake-up, the thread that is woken.
     pub woken_tid: u32,
-    /// None: the size is a multiple of 8.
-    pub padding: u32,
+    /// Of a tick of the clock: how many words follow the addresses, each what a counter counted since the thread's last
+    /// sample, or since it came to the CPU.
+    pub counters: u32,
 }
 
 const _: () = assert!(size_of::<SampleHeader>() == 80);

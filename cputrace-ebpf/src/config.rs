@@ -127,3 +127,11 @@ global!(
     /// Not 0: `sched_switch` has the previous task's state as its fourth argument (Linux 5.18).
     HAS_PREV_STATE, has_prev_state: u32
 );
+global!(
+    /// Hits of a tracepoint on a CPU that a sample stands for.
+    EVENT_PERIOD, event_period: u64
+);
+global!(
+    /// Counters that are read at samples and switches; 0: none is.
+    COUNTERS, counters: u32
+);

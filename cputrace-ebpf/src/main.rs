@@ -4,6 +4,7 @@
 
 mod budget;
 mod config;
+mod counters;
 mod filter;
 mod maps;
 mod missed;

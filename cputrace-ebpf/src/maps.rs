@@ -4,10 +4,11 @@ use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
     btf_maps::{Array, ArrayOfMaps},
     macros::{btf_map, map},
-    maps::{Array as PlainArray, HashMap, PerCpuArray, RingBuf},
+    maps::{Array as PlainArray, HashMap, PerCpuArray, PerfEventArray, RingBuf},
 };
 use cputrace_common::{
     config::{CHUNKS_GROUP, MAX_CHUNKS, MAX_PROCESSES, MAX_TARGETS, RANGES_GROUP},
+    counter::CounterStats,
     stat::Stats,
     thread::{SchedStats, Thread},
     unwind::{
@@ -18,6 +19,7 @@ use cputrace_common::{
 
 use crate::{
     budget::Budget,
+    counters::Reading,
     missed::LastTick,
     sample::{Record, Wait},
     sched::QueueClock,
@@ -34,6 +36,10 @@ pub(crate) static STATS: PerCpuArray<Stats> = PerCpuArray::with_max_entries(1, 0
 /// What happened to each overflow of the event that is sampled beside the clock, a set a CPU.
 #[map]
 pub(crate) static EVENT_STATS: PerCpuArray<Stats> = PerCpuArray::with_max_entries(1, 0);
+
+/// How often each CPU came to the tracepoint that is sampled.
+#[map]
+pub(crate) static HITS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 /// The last tick of each CPU that hit a target.
 #[map]
@@ -103,3 +109,27 @@ pub(crate) static SCHED_STATS: PerCpuArray<SchedStats> = PerCpuArray::with_max_e
 /// How each CPU's run-queue clock relates to ours.
 #[map]
 pub(crate) static QUEUE_CLOCK: PerCpuArray<QueueClock> = PerCpuArray::with_max_entries(1, 0);
+
+/// The first of the counters that are read at samples and switches, by CPU.
+#[map]
+pub(crate) static COUNTER_0: PerfEventArray<()> = PerfEventArray::new(0);
+
+/// The second.
+#[map]
+pub(crate) static COUNTER_1: PerfEventArray<()> = PerfEventArray::new(0);
+
+/// The third.
+#[map]
+pub(crate) static COUNTER_2: PerfEventArray<()> = PerfEventArray::new(0);
+
+/// The fourth.
+#[map]
+pub(crate) static COUNTER_3: PerfEventArray<()> = PerfEventArray::new(0);
+
+/// What each CPU's counters said last.
+#[map]
+pub(crate) static COUNTER_READING: PerCpuArray<Reading> = PerCpuArray::with_max_entries(1, 0);
+
+/// What became of their readings, a set a CPU.
+#[map]
+pub(crate) static COUNTER_STATS: PerCpuArray<CounterStats> = PerCpuArray::with_max_entries(1, 0);

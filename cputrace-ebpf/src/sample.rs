@@ -4,20 +4,22 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
+    EbpfContext,
     bindings::BPF_RB_NO_WAKEUP,
     helpers::{
         bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_smp_processor_id, bpf_ktime_get_ns,
         generated::bpf_ringbuf_output,
     },
     maps::PerCpuArray,
-    programs::PerfEventContext,
+    programs::{PerfEventContext, TracePointContext},
 };
 use cputrace_common::{
+    counter::MAX_COUNTERS,
     sample::{MAX_KERNEL_FRAMES, MAX_USER_FRAMES, SampleHeader, kind},
     stat::Stats,
 };
 
-use crate::{filter, maps, stack, task, threads, unwind::Unwind};
+use crate::{config, counters, filter, maps, stack, task, threads, unwind::Unwind};
 
 pub(crate) const MAX_FRAMES: usize = MAX_KERNEL_FRAMES + MAX_USER_FRAMES;
 
@@ -28,8 +30,10 @@ pub(crate) struct Record {
     busy: u64,
     pub(crate) unwind: Unwind,
     pub(crate) header: SampleHeader,
-    /// Kernel frames, then user frames.
-    pub(crate) frames: [u64; MAX_FRAMES],
+    /// Kernel frames, then user frames, then counters.
+    pub(crate) frames: [u64; MAX_FRAMES + MAX_COUNTERS],
+    /// What was counted, until the frames are there.
+    pub(crate) counted: [u64; MAX_COUNTERS],
 }
 
 /// The one way a sample leaves the kernel; every tick ends in one counter.
@@ -55,6 +59,7 @@ pub(crate) fn emit(ctx: &PerfEventContext, records: &PerCpuArray<Record>) {
         stats.missed += unsafe { &mut *last }.missed_before(task.tid, now_ns);
     }
     *take(ctx, records, task, now_ns, kind::ON_CPU).counter(stats) += 1;
+    counters::start_again();
 }
 
 /// The same of an event that is not the clock: it comes as often as it happens, so that none can be missed by time.
@@ -76,6 +81,36 @@ pub(crate) fn emit_event(ctx: &PerfEventContext, records: &PerCpuArray<Record>) 
     // SAFETY: a helper without arguments.
     let now_ns = unsafe { bpf_ktime_get_ns() };
     *take(ctx, records, task, now_ns, kind::EVENT).counter(stats) += 1;
+}
+
+/// The same of a tracepoint, of whose hits on a CPU one in so many is a sample.
+#[inline(always)]
+pub(crate) fn emit_hit(ctx: &TracePointContext) {
+    let (Some(stats), Some(hits)) = (maps::EVENT_STATS.get_ptr_mut(0), maps::HITS.get_ptr_mut(0)) else { return };
+    // SAFETY: this CPU's elements. The kernel lets no other program of a perf event or tracepoint interrupt this one.
+    let (stats, hits) = unsafe { (&mut *stats, &mut *hits) };
+    *hits += 1;
+    if *hits < config::event_period() {
+        return;
+    }
+    *hits = 0;
+    stats.ticks += 1;
+    let task = current();
+    if task.tid == 0 {
+        stats.idle += 1;
+        return;
+    }
+    if !filter::is_target(task.tgid) {
+        stats.filtered += 1;
+        return;
+    }
+    // SAFETY: a helper without arguments.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    let fate = with_record(&maps::ON_CPU_RECORD, task, now_ns, |record| {
+        record.header.kind = kind::EVENT;
+        stack::take_at_tracepoint(ctx.as_ptr(), record);
+    });
+    *fate.counter(stats) += 1;
 }
 
 #[derive(Clone, Copy)]
@@ -107,6 +142,9 @@ impl Fate {
 fn take(ctx: &PerfEventContext, records: &PerCpuArray<Record>, task: Task, now_ns: u64, kind: u32) -> Fate {
     with_record(records, task, now_ns, |record| {
         record.header.kind = kind;
+        if kind == kind::ON_CPU {
+            counters::take(record);
+        }
         stack::take(ctx, record);
     })
 }
@@ -199,6 +237,7 @@ fn with_record(records: &PerCpuArray<Record>, task: Task, now_ns: u64, fill: imp
     // SAFETY: a helper without arguments.
     record.header.cpu = unsafe { bpf_get_smp_processor_id() };
     record.header.comm = bpf_get_current_comm().unwrap_or_default();
+    record.header.counters = 0;
     fill(record);
     let sent = send(record);
     record.busy = 0;
@@ -207,9 +246,15 @@ fn with_record(records: &PerCpuArray<Record>, task: Task, now_ns: u64, fill: imp
 
 /// Copies the used part of the record into the ring buffer. Userspace drains it by the clock: nobody is woken.
 #[inline(always)]
-fn send(record: &Record) -> bool {
+fn send(record: &mut Record) -> bool {
     let frames = (record.header.kernel_frames as usize + record.header.user_frames as usize).min(MAX_FRAMES);
-    let bytes = size_of::<SampleHeader>() + frames * 8;
+    let mut bytes = size_of::<SampleHeader>() + frames * 8;
+    if config::counters() != 0 && record.header.counters != 0 {
+        for counter in 0..MAX_COUNTERS {
+            record.frames[frames + counter] = record.counted[counter];
+        }
+        bytes += config::counters() as usize * 8;
+    }
     // SAFETY: header and frames lie behind each other, and `bytes` ends within them.
     let status = unsafe {
         bpf_ringbuf_output(

@@ -44,6 +44,15 @@ pub(crate) fn take_in_kernel(ctx: *mut c_void, record: &mut Record) {
     take_user(record, known, || unwind_off_cpu());
 }
 
+/// Of a tracepoint's program, in the current task, which shares the record of the clock's.
+#[inline(always)]
+pub(crate) fn take_at_tracepoint(ctx: *mut c_void, record: &mut Record) {
+    (record.header.kernel_frames, record.header.user_frames) = (0, 0);
+    take_kernel(ctx, record);
+    let known = unwind::start_in_kernel(record);
+    take_user(record, known, || unwind_on_cpu());
+}
+
 /// Of a program that wakes a thread: where it runs in an interrupt, the frames of that alone, for the task that was interrupted
 /// has nothing to do with it.
 #[inline(always)]

@@ -89,6 +89,13 @@ pub(crate) fn tid_of(task: *const u8) -> Option<u32> {
     unsafe { bpf_probe_read_kernel(task.add(config::task_pid() as usize).cast::<u32>()) }.ok()
 }
 
+/// Its process.
+#[inline(always)]
+pub(crate) fn tgid_of(task: *const u8) -> Option<u32> {
+    // SAFETY: the helper checks the address.
+    unsafe { bpf_probe_read_kernel(task.add(config::task_tgid() as usize).cast::<u32>()) }.ok()
+}
+
 /// Whether a task that is switched from with these bits never comes back.
 #[inline(always)]
 pub(crate) fn is_dead(bits: u32) -> bool {

@@ -60,7 +60,8 @@ fn try_ebpf() -> [Finding; 2] {
         frequency: 99,
         unwind_kb: 0,
         accounting: true,
-        event: false,
+        event: None,
+        counters: 0,
         waits: Some(Waits { min: Duration::from_millis(1), wakers: true }),
     };
     let started = tier::start(Some(Tier::Ebpf), &scope)

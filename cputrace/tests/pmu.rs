@@ -257,7 +257,7 @@ fn counting_on_other_machines() {
         counting.enable();
         counting.read();
         counting.read();
-        counting.finish(Duration::from_secs(1), &|_| Some("renamed".to_owned()))
+        counting.close_window(Duration::from_secs(1), &|_| Some("renamed".to_owned()))
     };
     let counters = count(machine.clone(), &["base", "topdown", "l3", "memory", "energy"]);
     assert_eq!(counters.missing, []);
@@ -300,7 +300,7 @@ fn counting_on_other_machines() {
     counting.add_host();
     counting.enable();
     counting.read();
-    let counters = counting.finish(Duration::from_secs(1), &|_| None);
+    let counters = counting.close_window(Duration::from_secs(1), &|_| None);
     assert_eq!(counters.missing.iter().map(|missing| &*missing.code).collect::<Vec<_>>(), ["idle_time"]);
     assert_eq!(counters.missing[0].metrics, ["frequency"]);
     assert_eq!(counters.scopes.len(), 1);

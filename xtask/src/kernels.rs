@@ -257,10 +257,14 @@ export PATH=/bin
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
 mount -t tmpfs tmpfs /tmp
+mount -t tracefs nodev /sys/kernel/tracing
 mkdir -p /sys/fs/cgroup; mount -t cgroup2 cgroup2 /sys/fs/cgroup
 cd /tmp
-/cputrace record --tier ebpf -F 199 --event page-faults --pmu -o t.json -o t.folded -- /sample_app --seconds 3 --phases deep,cpu,sleep,lock 2>&1
+/cputrace record --tier ebpf -F 199 --event page-faults --pmu --pmu-stacks task-clock,migrations -o t.json -o t.folded -- /sample_app --seconds 3 --phases deep,cpu,sleep,lock 2>&1
 status=$?
+/cputrace record --tier ebpf --event sched:sched_switch -q -o s.json -o s.folded -- /sample_app --seconds 1 --phases sleep 2>&1
+grep -o '\"name\":\"sched:sched_switch\"[^}]*' s.json | sed 's/^/TRACEPOINT /'
+grep -o '{\"name\":\"at_tracepoint\",\"run_time_seconds\":[^}]*}' s.json | sed 's/^/PROGRAM /'
 echo RELEASE $(uname -r)
 grep -o '{\"name\":\"[a-z_]*\",\"run_time_seconds\":[^}]*}' t.json | sed 's/^/PROGRAM /'
 echo EXIT $status deep $(grep -c deep_call t.folded)
@@ -331,7 +335,8 @@ fn run_machine(kernel: &Path, initramfs: &Path) -> anyhow::Result<Option<String>
     }
 }
 
-/// It recorded by eBPF, the stacks are complete, the threads' time was accounted, and page faults were sampled.
+/// It recorded by eBPF, the stacks are complete, the threads' time was accounted, page faults were sampled, and counters were
+/// read at samples.
 fn judge(console: &str) -> anyhow::Result<Row> {
     let line = |start: &str| console.lines().map(str::trim).find(|line| line.starts_with(start));
     let last = || console.lines().rev().take(6).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join(" | ");
@@ -347,8 +352,15 @@ fn judge(console: &str) -> anyhow::Result<Row> {
     if line("event     page-faults").is_none_or(|line| line.contains(": 0 samples kept")) {
         bail!("no page faults were sampled | {}", last());
     }
+    if line("TRACEPOINT ").is_none_or(|line| !line.contains("\"kept\":") || line.contains("\"kept\":0,")) {
+        bail!("no tracepoint was sampled | {}", last());
+    }
+    if line("stretches").is_none_or(|line| line.starts_with("stretches 0 ") || line.contains("refused")) {
+        bail!("counters were not read at samples | {}", last());
+    }
     let notes = console.lines().map(str::trim).filter(|line| line.starts_with("note"));
-    let lines = ["samples", "time", "waits", "event", "counters"].into_iter().filter_map(line).chain(notes);
+    let lines =
+        ["samples", "time", "waits", "event", "stretches", "counters"].into_iter().filter_map(line).chain(notes);
     let text = format!("{stacks} | {}", lines.collect::<Vec<_>>().join(" | "));
     let mut verified = Vec::new();
     for program in console.lines().filter_map(|line| line.trim().strip_prefix("PROGRAM ")) {

@@ -1,5 +1,6 @@
 //! Entry points, one file an area. Userspace finds them by function name.
 
+mod counters;
 mod on_cpu;
 mod on_event;
 mod sched;

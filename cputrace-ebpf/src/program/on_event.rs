@@ -1,6 +1,9 @@
-//! Any perf event that is not the sampling clock.
+//! Any perf event that is not the sampling clock, and any tracepoint.
 
-use aya_ebpf::{macros::perf_event, programs::PerfEventContext};
+use aya_ebpf::{
+    macros::{perf_event, tracepoint},
+    programs::{PerfEventContext, TracePointContext},
+};
 
 use crate::{maps, sample};
 
@@ -9,5 +12,13 @@ use crate::{maps, sample};
 fn on_event(ctx: PerfEventContext) -> u32 {
     // Programs of perf events do not interrupt each other: they can share a record.
     sample::emit_event(&ctx, &maps::ON_CPU_RECORD);
+    0
+}
+
+/// Runs each time that any CPU comes to the tracepoint.
+#[tracepoint]
+fn at_tracepoint(ctx: TracePointContext) -> u32 {
+    // Nor are they interrupted by programs of tracepoints, or interrupt those.
+    sample::emit_hit(&ctx);
     0
 }

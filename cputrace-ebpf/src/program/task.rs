@@ -1,17 +1,13 @@
 //! Births, execs and ends of processes.
 
-use aya_ebpf::{
-    helpers::{bpf_get_current_pid_tgid, bpf_probe_read_kernel},
-    macros::raw_tracepoint,
-    programs::RawTracePointContext,
-};
+use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::raw_tracepoint, programs::RawTracePointContext};
 
 use crate::{config, filter, maps, sched, task, unwind};
 
 /// `sched_process_fork(parent, child)`: a child of a target is a target, and has its memory.
 #[raw_tracepoint(tracepoint = "sched_process_fork")]
 fn process_fork(ctx: RawTracePointContext) -> i32 {
-    let (Some(parent), Some(child)) = (tgid(ctx.arg(0)), tgid(ctx.arg(1))) else { return 0 };
+    let (Some(parent), Some(child)) = (task::tgid_of(ctx.arg(0)), task::tgid_of(ctx.arg(1))) else { return 0 };
     // A new thread has its process's tgid, which is there already.
     if parent != child {
         follow(parent, child);
@@ -56,10 +52,4 @@ fn follow(parent: u32, child: u32) {
         // SAFETY: this CPU's element.
         unsafe { (*stats).targets_full += 1 };
     }
-}
-
-#[inline(always)]
-fn tgid(task: *const u8) -> Option<u32> {
-    // SAFETY: the helper checks the address.
-    unsafe { bpf_probe_read_kernel(task.add(config::task_tgid() as usize).cast::<u32>()) }.ok()
 }

@@ -32,6 +32,8 @@ pub struct Aggregator {
     source: SourceId,
     /// Of the event that is sampled beside the clock.
     event: Option<SourceId>,
+    /// Of the counters that are read at each sample.
+    counters: Vec<SourceId>,
     start_ns: u64,
     mapping_ids: HashMap<ObjectId, MappingId, FxBuildHasher>,
     objects: HashMap<MappingId, ObjectId, FxBuildHasher>,
@@ -48,6 +50,7 @@ impl Aggregator {
             wakes: Wakes::default(),
             source,
             event: None,
+            counters: Vec::new(),
             start_ns,
             mapping_ids: HashMap::default(),
             objects: HashMap::default(),
@@ -57,6 +60,11 @@ impl Aggregator {
     /// Samples of an event come too; each is worth the period of this source.
     pub fn add_event_source(&mut self, of: impl FnOnce(&mut Profile) -> SourceId) {
         self.event = Some(of(&mut self.profile));
+    }
+
+    /// Samples of the clock have the counts of one more counter.
+    pub fn add_counter_source(&mut self, of: impl FnOnce(&mut Profile) -> SourceId) {
+        self.counters.push(of(&mut self.profile));
     }
 
     /// Moves the window's start.
@@ -74,6 +82,9 @@ impl Aggregator {
                 let value = self.profile.sources()[source.index()].period;
                 let event = Event { at_ns: time_ns.saturating_sub(self.start_ns), value };
                 self.profile.add((thread, source, stack), 1, value, self.times.then_some(event));
+                for (source, count) in self.counters.iter().zip(frames.counted) {
+                    self.profile.add((thread, *source, stack), 1, *count, None);
+                }
             }
             // The waker may be of no target: no row of its own.
             Observation::Wake { woken_tid, blocked_ns } => {

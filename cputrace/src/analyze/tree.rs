@@ -185,7 +185,7 @@ mod tests {
                     profile.set_lines(location, Ok(vec![Line { function, line: 0 }]));
                     stack = Some(profile.stack(stack, location));
                 }
-                Weight { thread, stack, weight: *weight }
+                Weight { thread, stack, count: *weight, weight: *weight }
             })
             .collect();
         tree.add(&profile, &weights, side);

@@ -1,8 +1,39 @@
-//! What counters counted, for people: a line or two for each process and for the host, and what is missing.
+//! Which counters to count; and what they counted, for people: a line or two for each process and for the host, and what is
+//! missing.
 
 use std::fmt::Write;
 
 use crate::model::{CounterScope, CounterSubject, Counters, EventSampling, MetricValue};
+use crate::pmu::counting::DEFAULT_SETS;
+use crate::pmu::metric as metric_table;
+
+/// What to count.
+#[derive(Debug, clap::Args)]
+pub(super) struct CounterArgs {
+    /// Count what the CPU's counters and the kernel's can tell of the targets (see `cputrace pmu list`)
+    #[arg(long)]
+    pmu: bool,
+    #[arg(long, value_name = "SET,…", value_delimiter = ',', value_parser = metric_table::sets(), help = sets_help())]
+    pmu_metrics: Vec<String>,
+    /// Read these counters at each sample and switch, up to four, so that stacks have their counts and functions their IPC:
+    /// cycles,instructions, l2-misses, cpu/event=0xc3/ …; costs some 0.2 us a switch and counter (see the summary's cost)
+    #[arg(long, value_name = "EVENT,…", value_delimiter = ',')]
+    pub(super) pmu_stacks: Vec<String>,
+}
+
+impl CounterArgs {
+    /// The sets of metrics to count; none where none is asked for.
+    pub(super) fn sets(&self) -> Vec<String> {
+        match &*self.pmu_metrics {
+            [] if self.pmu => DEFAULT_SETS.iter().map(|set| (*set).to_owned()).collect(),
+            sets => sets.to_vec(),
+        }
+    }
+}
+
+fn sets_help() -> String {
+    format!("Count these sets of metrics [default with --pmu: {}]", DEFAULT_SETS.join(","))
+}
 
 /// Processes that are listed.
 const TOP_PROCESSES: usize = 5;
@@ -92,7 +123,7 @@ fn share(coverage: f64) -> String {
 }
 
 /// A number with its thousands apart.
-fn grouped(value: u64) -> String {
+pub(super) fn grouped(value: u64) -> String {
     let digits = value.to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {

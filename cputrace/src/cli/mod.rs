@@ -14,6 +14,7 @@ mod pmu;
 mod record;
 mod report;
 mod serve;
+mod stack_counters;
 mod stop;
 mod summary;
 

@@ -8,13 +8,12 @@ use std::time::Duration;
 
 use anyhow::Context;
 
+use super::counters::CounterArgs;
 use super::output::{self, Output, Outputs};
 use super::{live, say, stop, summary};
 use crate::duration;
 use crate::ebpf::Waits;
 use crate::model::{Aspect, Target, Tier};
-use crate::pmu::counting::DEFAULT_SETS;
-use crate::pmu::metric;
 use crate::process::command::{CommandError, HeldCommand};
 use crate::session::{self, EndReason, Options, Outcome, SessionError};
 
@@ -87,12 +86,9 @@ pub(super) struct Args {
     /// Rules for the reasons of waits, that come before the built-in ones
     #[arg(long, value_name = "FILE")]
     wait_rules: Option<PathBuf>,
-    /// Count what the CPU's counters and the kernel's can tell of the targets (see `cputrace pmu list`)
-    #[arg(long)]
-    pmu: bool,
-    #[arg(long, value_name = "SET,…", value_delimiter = ',', value_parser = metric::sets(), help = sets_help())]
-    pmu_metrics: Vec<String>,
-    /// Sample where this event happens, beside the clock: page-faults, context-switches, l2-misses, cpu/event=0xc3/, r00c3 …
+    #[command(flatten)]
+    counters: CounterArgs,
+    /// Sample where this event happens, beside the clock: page-faults, sched:sched_switch, l2-misses, cpu/event=0xc3/, r00c3 …
     /// (see `cputrace pmu list --events`); flame.event.svg shows it
     #[arg(long, value_name = "EVENT")]
     event: Option<String>,
@@ -102,10 +98,6 @@ pub(super) struct Args {
     /// Do not record the children that the targets start
     #[arg(long)]
     no_children: bool,
-}
-
-fn sets_help() -> String {
-    format!("Count these sets of metrics [default with --pmu: {}]", DEFAULT_SETS.join(","))
 }
 
 impl Args {
@@ -127,10 +119,6 @@ impl Args {
         let wait_rules = self.wait_rules.as_ref().map_or(Ok(String::new()), |path| {
             std::fs::read_to_string(path).with_context(|| format!("the wait rules {} cannot be read", path.display()))
         })?;
-        let pmu = match &*self.pmu_metrics {
-            [] if self.pmu => DEFAULT_SETS.iter().map(|set| (*set).to_owned()).collect(),
-            sets => sets.to_vec(),
-        };
         let tiers = [Tier::Ebpf, Tier::PerfEvent, Tier::Proc];
         Ok(Options {
             targets: self.targets(),
@@ -144,9 +132,10 @@ impl Args {
             waits: (!self.no_sched && !self.no_off_cpu).then_some(waits),
             wait_rules,
             timeline: !self.no_timeline,
-            pmu,
+            pmu: self.counters.sets(),
             event: self.event.clone(),
             event_period: self.event_period,
+            stack_counters: self.counters.pmu_stacks.clone(),
         })
     }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use super::counters::CounterArgs;
 use super::{say, stop};
 use crate::duration;
 use crate::ebpf::Waits;
@@ -34,6 +35,8 @@ pub(super) struct Args {
     /// Kernel memory that unwind tables may take, in megabytes
     #[arg(long, value_name = "MB", default_value_t = 64)]
     unwind_memory: u64,
+    #[command(flatten)]
+    counters: CounterArgs,
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
@@ -49,8 +52,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         waits: Some(Waits { min: MIN_WAIT, wakers: false }),
         timeline: false,
         wait_rules: String::new(),
-        pmu: Vec::new(),
+        pmu: args.counters.sets(),
         event: None,
+        stack_counters: args.counters.pmu_stacks.clone(),
         event_period: None,
     };
     // As `cputrace record` does without flags.

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
 
 use crate::analyze::shares::{Shares, shares};
-use crate::model::{Aspect, LossReason, Profile, Recording, Sample, StackEnd, Tier};
+use crate::model::{Aspect, LocationId, LossReason, MappingKind, Profile, Recording, Sample, StackEnd, Tier};
 use crate::sink::file::Written;
 
 /// Functions that are listed.
@@ -42,7 +42,7 @@ fn write_summary(
     writeln!(out, ", tier {}", sampling.tier.name())?;
     write_timelines(out, recording)?;
     if recording.ledger.samples_kept > 0 {
-        write_functions(out, &recording.profile, Aspect::OnCpu.name(), "", width)?;
+        write_functions(out, &recording.profile, Aspect::OnCpu.name(), Leaf::Any, width)?;
         write_threads(out, &recording.profile)?;
     }
     if let Some(shares) = shares(recording, hide_idle) {
@@ -53,9 +53,13 @@ fn write_summary(
     }
     if let Some(event) = &recording.event {
         if event.kept > 0 {
-            write_functions(out, &recording.profile, &event.name, &format!(", by {}", event.name), width)?;
+            let leaf = if event.name.contains(':') { Leaf::User(&event.name) } else { Leaf::Event(&event.name) };
+            write_functions(out, &recording.profile, &event.name, leaf, width)?;
         }
         super::counters::write_event(out, event)?;
+    }
+    if let Some(counters) = &recording.stack_counters {
+        super::stack_counters::write(out, counters, &recording.profile, width)?;
     }
     if let Some(pmu) = &recording.pmu {
         super::counters::write(out, pmu, width)?;
@@ -102,8 +106,19 @@ struct Weight {
     total: u64,
 }
 
+/// Which function of a stack it is that has a sample itself.
+#[derive(Clone, Copy)]
+enum Leaf<'a> {
+    /// The innermost.
+    Any,
+    /// The same, by an event.
+    Event(&'a str),
+    /// The innermost of the process: at a tracepoint, the kernel's is always the same.
+    User(&'a str),
+}
+
 /// By name: what each function took itself, and together with what it called.
-fn functions(profile: &Profile, source: &str) -> (Vec<(String, Weight)>, u64) {
+fn functions(profile: &Profile, source: &str, of: Leaf<'_>) -> (Vec<(String, Weight)>, u64) {
     let mut weights: HashMap<String, Weight> = HashMap::new();
     let mut all = 0;
     let names: Vec<Vec<String>> = profile.location_ids().map(|id| profile.function_names(id)).collect();
@@ -112,14 +127,20 @@ fn functions(profile: &Profile, source: &str) -> (Vec<(String, Weight)>, u64) {
         // A function that calls itself is on the stack only once for its total.
         let mut seen = HashSet::new();
         let mut leaf = true;
+        let in_kernel = |location: &LocationId| {
+            let mapping = profile.locations()[location.index()].mapping;
+            profile.mappings()[mapping.index()].kind == MappingKind::Kernel
+        };
+        let below_kernel = matches!(of, Leaf::User(_)) && profile.frames(sample.stack).any(|frame| !in_kernel(&frame));
         for location in profile.frames(sample.stack) {
+            let may_be_leaf = !(below_kernel && in_kernel(&location));
             for name in &names[location.index()] {
                 if !weights.contains_key(name) {
                     weights.insert(name.clone(), Weight::default());
                 }
                 let Some(weight) = weights.get_mut(name) else { continue };
-                weight.own += if leaf { sample.count } else { 0 };
-                leaf = false;
+                weight.own += if leaf && may_be_leaf { sample.count } else { 0 };
+                leaf &= !may_be_leaf;
                 weight.total += if seen.insert(name) { sample.count } else { 0 };
             }
         }
@@ -129,14 +150,25 @@ fn functions(profile: &Profile, source: &str) -> (Vec<(String, Weight)>, u64) {
     (rows, all)
 }
 
-fn samples_of<'a>(profile: &'a Profile, source: &str) -> impl Iterator<Item = &'a Sample> {
+pub(super) fn samples_of<'a>(profile: &'a Profile, source: &str) -> impl Iterator<Item = &'a Sample> {
     let source = profile.source_by_name(source);
     profile.samples().iter().filter(move |sample| Some(sample.source) == source)
 }
 
-/// The functions that have the most of a source's samples; `by` says of which, where it is not time.
-fn write_functions(out: &mut String, profile: &Profile, source: &str, by: &str, width: usize) -> std::fmt::Result {
-    let (rows, all) = functions(profile, source);
+/// The functions that have the most of a source's samples.
+fn write_functions(
+    out: &mut String,
+    profile: &Profile,
+    source: &str,
+    leaf: Leaf<'_>,
+    width: usize,
+) -> std::fmt::Result {
+    let (rows, all) = functions(profile, source, leaf);
+    let by = match leaf {
+        Leaf::Any => String::new(),
+        Leaf::Event(name) => format!(", by {name}"),
+        Leaf::User(name) => format!(" of the process, by {name}"),
+    };
     let percent = |count: u64| 100.0 * count as f64 / all.max(1) as f64;
     writeln!(out, "\n  self %   total %  function{by}")?;
     for (name, weight) in rows.iter().filter(|(_, weight)| weight.own > 0).take(TOP) {
@@ -320,13 +352,18 @@ fn write_overhead(out: &mut String, recording: &Recording) -> std::fmt::Result {
     write!(out, "cost      {:.2} % of one CPU in cputrace itself", share(overhead.own_cpu))?;
     if let Some(time) = overhead.bpf_run_time {
         write!(out, " + {:.2} % in eBPF", share(time))?;
-        let each: Vec<_> = [("on_cpu", "tick"), ("sched_switch", "switch"), ("sched_waking", "wake-up")]
-            .into_iter()
-            .filter_map(|(name, what)| {
-                let program = overhead.bpf_programs.iter().find(|program| program.name == name)?;
-                Some(format!("{:.2} us a {what}", program.run_time.as_secs_f64() * 1e6 / program.runs.max(1) as f64))
-            })
-            .collect();
+        let each: Vec<_> = [
+            ("on_cpu", "tick"),
+            ("sched_switch", "switch"),
+            ("count_at_switch", "switch for counters"),
+            ("sched_waking", "wake-up"),
+        ]
+        .into_iter()
+        .filter_map(|(name, what)| {
+            let program = overhead.bpf_programs.iter().find(|program| program.name == name)?;
+            Some(format!("{:.2} us a {what}", program.run_time.as_secs_f64() * 1e6 / program.runs.max(1) as f64))
+        })
+        .collect();
         if !each.is_empty() {
             write!(out, " ({})", each.join(", "))?;
         }

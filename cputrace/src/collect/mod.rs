@@ -31,6 +31,7 @@ pub struct RawSample {
     first_frame: usize,
     kernel_frames: usize,
     user_frames: usize,
+    counters: usize,
 }
 
 /// What a sample says of its thread.
@@ -88,6 +89,8 @@ pub struct Frames<'a> {
     pub kernel: &'a [u64],
     /// In the process.
     pub user: &'a [u64],
+    /// What counters counted in the stretch that ended with it; empty where that is not known.
+    pub counted: &'a [u64],
 }
 
 impl Batch {
@@ -101,8 +104,8 @@ impl Batch {
                 _ if time_ns <= until_ns => {}
                 Event::Change(change) => self.push_change(time_ns, change),
                 Event::Sample(sample) => {
-                    let Frames { kernel, user } = sample.frames(&frames);
-                    self.push_sample(time_ns, sample, kernel.iter().chain(user).copied());
+                    let Frames { kernel, user, counted } = sample.frames(&frames);
+                    self.push_sample(time_ns, sample, kernel.iter().chain(user).chain(counted).copied());
                 }
             }
         }
@@ -136,7 +139,8 @@ impl RawSample {
     /// Its addresses, of its batch's `frames`.
     pub fn frames<'a>(&self, frames: &'a [u64]) -> Frames<'a> {
         let (kernel, rest) = frames[self.first_frame..].split_at(self.kernel_frames);
-        Frames { kernel, user: &rest[..self.user_frames] }
+        let (user, rest) = rest.split_at(self.user_frames);
+        Frames { kernel, user, counted: &rest[..self.counters] }
     }
 
     /// Whether the kernel's side did not know the thread's name.

@@ -28,7 +28,7 @@ fn read(record: &[u8], batch: &mut Batch, unwind: Unwind<'_>) -> Option<()> {
     // SAFETY: any bit pattern is a valid header (integers only), and `read_unaligned` asks for no alignment.
     let header = unsafe { header.as_ptr().cast::<SampleHeader>().read_unaligned() };
     let what = observation(&header)?;
-    let SampleHeader { time_ns, tgid, tid, kernel_frames, user_frames, end, guessed, comm, .. } = header;
+    let SampleHeader { time_ns, tgid, tid, kernel_frames, user_frames, end, guessed, comm, counters, .. } = header;
     let sample = RawSample {
         pid: tgid,
         tid,
@@ -39,9 +39,10 @@ fn read(record: &[u8], batch: &mut Batch, unwind: Unwind<'_>) -> Option<()> {
         first_frame: 0,
         kernel_frames: kernel_frames.into(),
         user_frames: user_frames.into(),
+        counters: counters as usize,
     };
     let (frames, _) = frames.as_chunks::<8>();
-    let frames = frames.get(..sample.kernel_frames + sample.user_frames)?;
+    let frames = frames.get(..sample.kernel_frames + sample.user_frames + sample.counters)?;
     let words = |frames: &[[u8; 8]]| frames.iter().map(|frame| u64::from_ne_bytes(*frame)).collect::<Vec<_>>();
     if header.kind == kind::OPEN_WAIT && sample.user_frames == REGISTERS {
         let (kernel, registers) = frames.split_at(sample.kernel_frames);

@@ -3,21 +3,24 @@
 //! Does not know what samples mean: `collect` reads them, `session` joins the parts.
 
 mod btf;
+mod counter_maps;
 mod offsets;
 mod sched_maps;
 mod unwind_maps;
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
-use aya::programs::{BtfTracePoint, FExit, Iter, PerfEvent, Program, ProgramError, RawTracePoint};
+use aya::programs::{BtfTracePoint, FExit, Iter, PerfEvent, Program, ProgramError, RawTracePoint, TracePoint};
 use aya::{Btf, Ebpf, EbpfLoader, Endianness};
 use cputrace_common::config::filter;
+pub use cputrace_common::counter::MAX_COUNTERS;
 use cputrace_common::stat::Stats;
 
 use crate::model::ProgramCost;
 pub use btf::{BtfError, KernelTypes};
+pub use counter_maps::CounterMaps;
 use offsets::{SchedOffsets, TaskOffsets};
 pub use sched_maps::SchedMaps;
 pub use unwind_maps::UnwindMaps;
@@ -28,8 +31,11 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("CPUTRACE_BPF_OBJECT"));
 /// The ring buffer of ended threads: a tenth of a second of 30,000 ends a second.
 const ENDS_BYTES: u32 = 1 << 20;
 
-/// The program that samples an event beside the clock.
+/// The program that samples a perf event beside the clock.
 const ON_EVENT: &str = "on_event";
+
+/// The program that samples a tracepoint.
+const AT_TRACEPOINT: &str = "at_tracepoint";
 
 /// The tracepoint at a switch's end: Linux 6.15.
 const SCHED_EXIT: &str = "sched_exit_tp";
@@ -111,8 +117,31 @@ pub struct Config {
     pub accounting: bool,
     /// With the account: the waits that are sent with their stacks; `None`: none are.
     pub waits: Option<Waits>,
-    /// Whether an event is sampled beside the clock.
-    pub event: bool,
+    /// The event that is sampled beside the clock: see [`Object::on_event`].
+    pub event: Option<EventHook>,
+    /// Counters that are read at samples and switches: see [`Object::counters`].
+    pub counters: u32,
+}
+
+/// Where an event is sampled.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EventHook {
+    /// At the overflow of a perf event.
+    Overflow,
+    /// At a tracepoint.
+    Tracepoint {
+        /// Hits on a CPU that a sample stands for.
+        period: u64,
+    },
+}
+
+impl EventHook {
+    fn program(self) -> &'static str {
+        match self {
+            Self::Overflow => ON_EVENT,
+            Self::Tracepoint { .. } => AT_TRACEPOINT,
+        }
+    }
 }
 
 /// Which waits are sent with their stacks.
@@ -153,6 +182,7 @@ pub struct Object {
     unwind: Option<UnwindMaps>,
     sched: Option<SchedMaps>,
     wait_hook: Option<WaitHook>,
+    counters: Option<CounterMaps>,
     /// Run-time statistics of the kernel's eBPF programs are on while this is open.
     run_time_stats: Option<OwnedFd>,
     /// What is off, one sentence each.
@@ -187,6 +217,9 @@ impl Object {
         let sched = sched.unwrap_or_default();
         let places = if accounts { thread_places(config.filter) } else { 1 };
         let offsets_known = offsets.is_some();
+        // Whose counts they are is known from the switches.
+        let counters = if offsets_known { config.counters } else { 0 };
+        let event_period = if let Some(EventHook::Tracepoint { period }) = config.event { period } else { 0 };
         let TaskOffsets { tgid, sum_exec_runtime, nr_migrations, stack } = offsets.unwrap_or_default();
         let period_ns = config.period.map_or(0, |period| period.as_nanos() as u64);
         let off_cpu_min_ns = config.waits.map_or(0, |waits| (waits.min.as_nanos() as u64).max(1));
@@ -222,19 +255,29 @@ impl Object {
             .override_global("CFS_RQ_RQ", &sched.cfs_rq_rq, true)
             .override_global("RQ_CLOCK", &sched.rq_clock, true)
             .override_global("HAS_PREV_STATE", &u32::from(sched.has_prev_state), true)
+            .override_global("EVENT_PERIOD", &event_period, true)
+            .override_global("COUNTERS", &counters, true)
             .map_max_entries("SAMPLES", config.ring_bytes)
             .map_max_entries("THREADS", places)
             .map_max_entries("MORE_THREADS", places.div_ceil(8))
             .map_max_entries("THREAD_ENDS", if accounts { ENDS_BYTES } else { 4096 })
             .load(OBJECT)
             .map_err(EbpfError::Load)?;
-        for name in ["on_cpu"].into_iter().chain(config.event.then_some(ON_EVENT)) {
+        let loaded = |program| move |source| EbpfError::Program { program, source };
+        for name in ["on_cpu"].into_iter().chain((config.event == Some(EventHook::Overflow)).then_some(ON_EVENT)) {
             let program: &mut PerfEvent = typed(&mut ebpf, name)?;
-            program.load().map_err(|source| EbpfError::Program { program: name, source })?;
+            program.load().map_err(loaded(name))?;
+        }
+        if let Some(EventHook::Tracepoint { .. }) = config.event {
+            let program: &mut TracePoint = typed(&mut ebpf, AT_TRACEPOINT)?;
+            program.load().map_err(loaded(AT_TRACEPOINT))?;
         }
         let mut task_programs = vec![("process_exec", "sched_process_exec"), ("process_exit", "sched_process_exit")];
         if offsets_known {
             task_programs.push(("process_fork", "sched_process_fork"));
+        }
+        if counters > 0 {
+            task_programs.push(("count_at_switch", "sched_switch"));
         }
         for (name, hook) in task_programs {
             let program: &mut RawTracePoint = typed(&mut ebpf, name)?;
@@ -245,6 +288,7 @@ impl Object {
         let stats = take_map(&mut ebpf, "STATS")?;
         let event_stats = take_map(&mut ebpf, "EVENT_STATS")?;
         let ring = take_map(&mut ebpf, "SAMPLES")?;
+        let counters = if counters > 0 { Some(CounterMaps::take(&mut ebpf)?) } else { None };
         let run_time_stats = aya::sys::enable_stats(aya::sys::Stats::RunTime).ok();
         let unwind = Some(UnwindMaps::take(&mut ebpf)?);
         let (mut sched, mut wait_hook) = (None, None);
@@ -263,7 +307,7 @@ impl Object {
                 sched = Some(SchedMaps::take(&mut ebpf, places)?);
             }
         }
-        Ok(Self { ebpf, targets, stats, event_stats, ring, unwind, sched, wait_hook, run_time_stats, notes })
+        Ok(Self { ebpf, targets, stats, event_stats, ring, unwind, sched, wait_hook, counters, run_time_stats, notes })
     }
 
     /// What is off on this kernel, one sentence each.
@@ -276,14 +320,26 @@ impl Object {
         self.perf_program("on_cpu")
     }
 
-    /// The program to run at each overflow of the event beside it.
-    pub fn on_event(&self) -> Result<BorrowedFd<'_>, EbpfError> {
-        self.perf_program(ON_EVENT)
+    /// The program to run where the event beside it happens.
+    pub fn on_event(&self, hook: EventHook) -> Result<BorrowedFd<'_>, EbpfError> {
+        self.perf_program(hook.program())
+    }
+
+    /// How often the kernel did not run that program, for another one was running. Linux 5.14; 0 before.
+    pub fn event_misses(&self, hook: EventHook) -> Result<u64, EbpfError> {
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", self.on_event(hook)?.as_raw_fd()));
+        let misses =
+            |info: String| info.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse().ok());
+        Ok(info.ok().and_then(misses).unwrap_or(0))
     }
 
     fn perf_program(&self, name: &'static str) -> Result<BorrowedFd<'_>, EbpfError> {
-        let Some(Program::PerfEvent(program)) = self.ebpf.program(name) else { return Err(EbpfError::Missing(name)) };
-        program.fd().map(AsFd::as_fd).map_err(|source| EbpfError::Program { program: name, source })
+        let file = match self.ebpf.program(name) {
+            Some(Program::PerfEvent(program)) => program.fd(),
+            Some(Program::TracePoint(program)) => program.fd(),
+            _ => return Err(EbpfError::Missing(name)),
+        };
+        file.map(AsFd::as_fd).map_err(|source| EbpfError::Program { program: name, source })
     }
 
     /// The ring buffer that samples arrive in.
@@ -315,6 +371,11 @@ impl Object {
     /// Where the stacks of waits are taken; `None` where they are not.
     pub fn wait_hook(&self) -> Option<WaitHook> {
         self.wait_hook
+    }
+
+    /// The maps of counters; `None` where none are read.
+    pub fn counters(&self) -> Option<&CounterMaps> {
+        self.counters.as_ref()
     }
 
     /// Enters the threads that are there and belong to targets in the table; those in it stay.

@@ -84,6 +84,7 @@ fn recording(profile: Profile, start: SystemTime, duration: Duration, from: &str
         unwinding: None,
         pmu: None,
         event: None,
+        stack_counters: None,
         notes: vec![format!("imported from {from}: what that does not tell is missing")],
     }
 }

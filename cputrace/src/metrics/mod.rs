@@ -2,10 +2,12 @@
 //!
 //! - [`METRICS`]: each one's name, kind, labels and help; METRICS.md is made of it (`cargo xtask docs`).
 //! - [`own`]: what cputrace says of itself, added up over windows.
+//! - [`counters`]: what hardware and kernel counters came to.
 //! - [`collect`]: all values of a moment.
 //! - [`encode`]: these in the formats that a scraper may ask for.
 
 pub mod collect;
+pub mod counters;
 pub mod encode;
 pub mod own;
 
@@ -73,6 +75,10 @@ metrics! {
     GROUP_STARTS: Counter "cputrace_group_starts_total" ["groupname"] "Processes that came into the group: started, or became one of its programs";
     GROUP_EXITS: Counter "cputrace_group_exits_total" ["groupname"] "Processes of the group that ended";
     GROUP_SAMPLES: Counter "cputrace_group_oncpu_samples_total" ["groupname", "space"] "Profiler samples taken on the CPU, in user or kernel code";
+    GROUP_COUNTED: Counter "cputrace_group_counted_total" ["groupname", "event"] "Events counted (--pmu-stacks) in the stretches of threads' time on the CPU that ended with a sample: for ratios, such as instructions per cycle";
+    PMU_METRIC: Gauge "cputrace_pmu_metric" ["metric", "unit"] "What the host's counters came to in the last window (--pmu; `cputrace pmu explain` says what each means)";
+    PMU_COVERAGE: Gauge "cputrace_pmu_coverage_ratio" ["metric"] "Share of the time that was really counted for it, the rest scaled";
+    PMU_MISSING: Gauge "cputrace_pmu_missing" ["metric", "reason"] "1 for each metric that was asked for and not counted, with the reason: no data, which is not 0";
     RUN_QUEUE_LATENCY: Histogram "cputrace_runqueue_latency_seconds" [] "Waits for a CPU of all threads of the host, from runnable to running";
     RESIDUAL: Counter "cputrace_residual_seconds_total" [] "Threads' time that is neither on the CPU nor in a run queue nor off the CPU: what the account lacks";
     SCHED_LOST: Counter "cputrace_scheduler_lost_total" ["what"] "What the account of the threads' time lost: threads without a place, ends, clock errors, waits and wake-ups without their stacks";

@@ -73,6 +73,34 @@ pub struct MissingMetrics {
     pub metrics: Vec<String>,
 }
 
+/// A metric's value of one subject in a window, or why there is none: for those who export numbers one by one.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct CounterSeries<'a> {
+    /// Whose; `None` of what is missing, which is everybody's.
+    pub subject: Option<&'a CounterSubject>,
+    /// The metric.
+    pub metric: &'a str,
+    /// The value, or the short name of the reason why there is none: that is not 0.
+    pub value: Result<&'a MetricValue, &'a str>,
+}
+
+impl Counters {
+    /// Each metric of each subject that was counted, then each that is missing.
+    pub fn series(&self) -> impl Iterator<Item = CounterSeries<'_>> {
+        let counted = self.scopes.iter().flat_map(|CounterScope { subject, metrics, .. }| {
+            metrics.iter().map(move |value| CounterSeries {
+                subject: Some(subject),
+                metric: &value.name,
+                value: Ok(value),
+            })
+        });
+        let missing = self.missing.iter().flat_map(|missing| {
+            missing.metrics.iter().map(|metric| CounterSeries { subject: None, metric, value: Err(&missing.code) })
+        });
+        counted.chain(missing)
+    }
+}
+
 /// All of it.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Counters {

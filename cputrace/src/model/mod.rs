@@ -8,6 +8,7 @@
 //! - [`view`]: one way to look at a recording: time on the CPU, off it, or all of it.
 //! - [`counters`]: what counters counted beside the samples.
 //! - [`event_sampling`]: samples by an event beside the clock.
+//! - [`stack_counters`]: counters read at samples, by stack.
 //! - [`ledger`]: what was expected, kept and lost.
 //! - [`recording`]: all of it, with the facts about host, targets and sampling.
 
@@ -16,12 +17,13 @@ pub mod event_sampling;
 pub mod ledger;
 pub mod profile;
 pub mod recording;
+pub mod stack_counters;
 pub mod thread_time;
 pub mod timeline;
 pub mod view;
 pub mod wait;
 
-pub use counters::{Count, CounterScope, CounterSubject, Counters, MetricValue, MissingMetrics};
+pub use counters::{Count, CounterScope, CounterSeries, CounterSubject, Counters, MetricValue, MissingMetrics};
 pub use event_sampling::EventSampling;
 pub use ledger::{Ledger, LossReason, StackEnd};
 pub use profile::{
@@ -29,6 +31,7 @@ pub use profile::{
     Process, ProcessId, Profile, Sample, Source, SourceId, StackId, StringId, Thread, ThreadId, Unit, UnknownReason,
 };
 pub use recording::{Clock, Host, Overhead, ProgramCost, Recording, Sampling, Target, Tier, Unwinding};
+pub use stack_counters::{StackCounter, StackCounters};
 pub use thread_time::{OffCpuState, SchedulerLedger, ThreadTime, WaitHistogram};
 pub use timeline::{Point, Timeline};
 pub use view::{Aspect, View, Weight};

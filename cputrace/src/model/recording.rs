@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::{Counters, EventSampling, Ledger, Profile, SchedulerLedger, ThreadTime, Timeline};
+use super::{Counters, EventSampling, Ledger, Profile, SchedulerLedger, StackCounters, ThreadTime, Timeline};
 
 /// The machine.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -176,6 +176,8 @@ pub struct Recording {
     pub pmu: Option<Counters>,
     /// The samples by an event beside the clock; `None` where none was asked for.
     pub event: Option<EventSampling>,
+    /// The counters that were read at each sample; `None` where none was asked for.
+    pub stack_counters: Option<StackCounters>,
     /// Each feature that was off, in one sentence with the fact and the fix.
     pub notes: Vec<String>,
 }

@@ -1,6 +1,7 @@
 //! Counting while something else goes on: groups opened for targets and the host, read now and then, added up at the end.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::time::Duration;
 
 use super::cpu::Identity;
@@ -123,6 +124,17 @@ impl Counting {
         }
     }
 
+    /// Counts what a control group does, on every CPU: its time is only that of its tasks.
+    pub fn add_cgroup(&mut self, directory: &File) {
+        for cpu in self.survey.online().to_vec() {
+            for planned in 0..self.plan.groups.len() {
+                if !self.is_of_host(planned) {
+                    self.open(planned, &CounterSubject::Targets, Some(Scope::Cgroup { directory, cpu }));
+                }
+            }
+        }
+    }
+
     /// What is counted by task is missing, for this reason.
     pub fn leave_out_tasks(&mut self, reason: &Reason) {
         for planned in 0..self.plan.groups.len() {
@@ -154,9 +166,9 @@ impl Counting {
         self.metrics(&self.sums(&|_| true), elapsed)
     }
 
-    /// All that was counted. `name_of` knows what processes are called by now; else they go by what they were called when the
-    /// counting began.
-    pub fn finish(mut self, elapsed: Duration, name_of: &dyn Fn(u32) -> Option<String>) -> Counters {
+    /// All that was counted in a window of this length; the next one begins. `name_of` knows what processes are called by now;
+    /// else they go by what they were called when the counting began.
+    pub fn close_window(&mut self, elapsed: Duration, name_of: &dyn Fn(u32) -> Option<String>) -> Counters {
         for open in &mut self.open {
             if let CounterSubject::Thread { pid, tid, name } = &mut open.subject
                 && pid == tid
@@ -165,7 +177,6 @@ impl Counting {
                 *name = now;
             }
         }
-        self.note_silence();
         let of = |subject: &CounterSubject| *subject != CounterSubject::Host;
         let mut scopes = vec![self.scope(CounterSubject::Targets, &of, elapsed)];
         let mut subjects: Vec<_> = self.open.iter().map(|open| open.subject.clone()).collect();
@@ -186,7 +197,8 @@ impl Counting {
             scopes.push(self.scope(subject.clone(), &|other| *other == subject, elapsed));
         }
         scopes.retain(|scope| !scope.counts.is_empty());
-        let missing = self.missing.iter().map(|(reason, names)| MissingMetrics {
+        let missing = self.missing_in_window();
+        let missing = missing.iter().map(|(reason, names)| MissingMetrics {
             code: reason.code().to_owned(),
             reason: reason.to_string(),
             metrics: METRICS.iter().map(|metric| metric.name).filter(|name| names.contains(name)).fold(
@@ -199,7 +211,7 @@ impl Counting {
                 },
             ),
         });
-        Counters {
+        let counters = Counters {
             cpu: match self.survey.identity {
                 Identity::Known(generation) => generation.to_string(),
                 Identity::Unverified(generation) => format!("unknown, taken for {generation}"),
@@ -210,8 +222,10 @@ impl Counting {
             scopes,
             missing: missing.collect(),
             backwards: self.open.iter().map(|open| open.tally.backwards).sum(),
-            lost_groups: self.lost_groups,
-        }
+            lost_groups: std::mem::take(&mut self.lost_groups),
+        };
+        self.open.iter_mut().for_each(|open| open.tally.start_again());
+        counters
     }
 
     /// A process goes by its first thread.
@@ -227,7 +241,7 @@ impl Counting {
         super::event::is_of_host(self.plan.groups[planned].pmu)
     }
 
-    fn open(&mut self, planned: usize, subject: &CounterSubject, scope: Option<Scope>) {
+    fn open(&mut self, planned: usize, subject: &CounterSubject, scope: Option<Scope<'_>>) {
         if self.failed.contains(&planned) {
             return;
         }
@@ -242,7 +256,11 @@ impl Counting {
             let open_one = |Place { events, cpu }: &Place| {
                 let scope = scope.or(cpu.map(Scope::Cpu)).unwrap_or(Scope::Own);
                 let opened = self.source.open(Request { events, scope, user_only });
-                let mut group = opened.map_err(|error| Reason::of_errno(error.errno, pmu, &self.survey.facts))?;
+                let mut group = opened.map_err(|error| match (scope, error.errno) {
+                    // Of another hierarchy, or of none that can count.
+                    (Scope::Cgroup { .. }, libc::EBADF | libc::ENOENT) => Reason::NoCgroups,
+                    (_, errno) => Reason::of_errno(errno, pmu, &self.survey.facts),
+                })?;
                 if self.counts && group.enable().is_err() {
                     return Err(Reason::TargetGone);
                 }
@@ -270,18 +288,23 @@ impl Counting {
     }
 
     fn miss(&mut self, metric: &Metric, reason: Reason) {
-        // A virtual machine without a core's PMU has none of the others: that is one fact.
-        let facts = &self.survey.facts;
-        let one_fact = facts.hypervisor && !facts.core_pmu;
-        let reason = match reason {
-            Reason::PmuAbsent { .. } | Reason::NotOnGeneration { .. } if one_fact => Reason::NoPmuVirtual,
-            reason => reason,
-        };
+        let reason = self.one_fact(reason);
         self.missing.entry(reason).or_default().insert(metric.name);
     }
 
-    /// Groups of which no member ever ran: what they count did, or did not either.
-    fn note_silence(&mut self) {
+    fn one_fact(&self, reason: Reason) -> Reason {
+        // A virtual machine without a core's PMU has none of the others: that is one fact.
+        let facts = &self.survey.facts;
+        let one_fact = facts.hypervisor && !facts.core_pmu;
+        match reason {
+            Reason::PmuAbsent { .. } | Reason::NotOnGeneration { .. } if one_fact => Reason::NoPmuVirtual,
+            reason => reason,
+        }
+    }
+
+    /// What is missing, with the groups of which no member ever ran in the window: what they count did, or did not either.
+    fn missing_in_window(&self) -> BTreeMap<Reason, BTreeSet<&'static str>> {
+        let mut missing = self.missing.clone();
         for planned in 0..self.plan.groups.len() {
             let tallies: Vec<_> =
                 self.open.iter().filter(|open| open.planned == planned).map(|open| &open.tally).collect();
@@ -290,8 +313,10 @@ impl Counting {
             }
             let ran = tallies.iter().any(|tally| tally.waiting_ns > 0);
             let reason = if ran { Reason::never_scheduled(&self.survey.facts) } else { Reason::NeverRan };
-            self.miss_group(planned, &reason);
+            let metrics = self.plan.groups[planned].metrics.iter().map(|metric| metric.name);
+            missing.entry(self.one_fact(reason)).or_default().extend(metrics);
         }
+        missing
     }
 
     /// By planned group: what it counted of these subjects.

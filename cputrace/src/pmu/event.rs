@@ -135,7 +135,7 @@ impl Encoded {
             // Instruction-based sampling: a multiple of 16.
             ("ibs_op" | "ibs_fetch", _) => 1 << 18,
             (_, "ns") => 1_000_003,
-            ("software", _) => 1,
+            ("software" | "tracepoint", _) => 1,
             (_, "cycles" | "instructions" | "ops" | "slots") => 2_000_003,
             (_, "branches") => 200_003,
             _ => 20_011,
@@ -168,10 +168,15 @@ pub enum EventError {
         /// Why.
         source: DeviceError,
     },
-    /// The tracepoint's number cannot be read.
+    /// Tracepoints are not listed.
     #[error(
-        "the tracepoint {0} is not known: see /sys/kernel/tracing/events, which root can read once tracefs is mounted \
-         (mount -t tracefs nodev /sys/kernel/tracing)"
+        "the tracepoint {0} cannot be looked up: /sys/kernel/tracing/events is missing or not readable for this user; be root, \
+         and mount tracefs (mount -t tracefs nodev /sys/kernel/tracing)"
+    )]
+    NoTracefs(String),
+    /// There is no such tracepoint.
+    #[error(
+        "there is no tracepoint {0} in /sys/kernel/tracing/events: `ls` there shows the groups, and in each its tracepoints"
     )]
     NoTracepoint(String),
 }
@@ -239,9 +244,10 @@ pub fn resolve(
     if let Some((subsystem, name)) = text.split_once(':')
         && [subsystem, name].iter().all(|part| !part.is_empty() && !part.contains(['/', '.']))
     {
-        let directories = ["sys/kernel/tracing", "sys/kernel/debug/tracing"];
-        let file = |directory| root.read(format!("{directory}/events/{subsystem}/{name}/id"));
-        let id = directories.into_iter().find_map(file).and_then(|id| id.parse().ok());
+        let events = ["sys/kernel/tracing/events", "sys/kernel/debug/tracing/events"];
+        let events = events.into_iter().find(|events| root.has(events));
+        let events = events.ok_or_else(|| EventError::NoTracefs(text.to_owned()))?;
+        let id = root.read(format!("{events}/{subsystem}/{name}/id")).and_then(|id| id.parse().ok());
         return Ok(named(TYPE_TRACEPOINT, id.ok_or_else(|| EventError::NoTracepoint(text.to_owned()))?, "tracepoint"));
     }
     Err(EventError::Unknown(text.chars().take(80).collect()))
@@ -300,7 +306,7 @@ mod tests {
         assert!(matches!(resolve("cpu/event=1/"), Err(EventError::NoPmu { .. })));
         assert!(matches!(resolve("no-such"), Err(EventError::Unknown(_))));
         assert!(matches!(resolve("a:../../b"), Err(EventError::Unknown(_))));
-        assert!(matches!(resolve("sched:none"), Err(EventError::NoTracepoint(_))));
+        assert!(matches!(resolve("sched:none"), Err(EventError::NoTracefs(_))));
         assert_eq!(resolve("r1c0").map(|event| (event.kind, event.config.words[0])), Ok((TYPE_RAW, 0x1c0)));
         assert_eq!(resolve("page-faults").map(|event| event.default_period()), Ok(1));
         assert_eq!(resolve("page-faults").map(|event| (event.kind, event.config.words[0])), Ok((TYPE_SOFTWARE, 2)));

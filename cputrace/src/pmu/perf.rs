@@ -32,7 +32,7 @@ impl Event for Raw<'_> {
 }
 
 /// A builder for the event, counting user and kernel alike, or user alone.
-pub(crate) fn builder(event: &Encoded, user_only: bool) -> Builder<'static> {
+pub(crate) fn builder<'a>(event: &Encoded, user_only: bool) -> Builder<'a> {
     let mut builder = Builder::new(Raw(event));
     // Uncore PMUs and msr refuse any exclusion. A core's does not have to count guests: where they own the PMU, asking for
     // them is refused.
@@ -41,7 +41,7 @@ pub(crate) fn builder(event: &Encoded, user_only: bool) -> Builder<'static> {
     builder
 }
 
-fn scoped(builder: &mut Builder<'_>, scope: Scope) {
+fn scoped<'a>(builder: &mut Builder<'a>, scope: Scope<'a>) {
     match scope {
         Scope::Own => builder.observe_self().any_cpu(),
         // Linux 5.13: inherit_thread.
@@ -49,6 +49,7 @@ fn scoped(builder: &mut Builder<'_>, scope: Scope) {
             builder.observe_pid(tid.cast_signed()).any_cpu().inherit(true).inherit_thread(!processes)
         }
         Scope::Cpu(cpu) => builder.any_pid().one_cpu(cpu as usize),
+        Scope::Cgroup { directory, cpu } => builder.observe_cgroup(directory).one_cpu(cpu as usize),
     };
 }
 

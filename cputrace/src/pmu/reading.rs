@@ -75,6 +75,12 @@ impl Tally {
         }
     }
 
+    /// Starts again from 0: what is added from now on is a window of its own.
+    pub fn start_again(&mut self) {
+        let last = std::mem::take(&mut self.last);
+        *self = Self { last, ..Self::default() };
+    }
+
     /// Share of the enabled time that was counted, 0 to 1; `None` where it never was.
     pub fn coverage(&self) -> Option<f64> {
         coverage(self.enabled_ns, self.running_ns, self.waiting_ns)
@@ -147,6 +153,17 @@ mod tests {
         tally.add(&reading(600, 400, 30));
         assert_eq!(tally.counts, Some(vec![150]));
         assert_eq!(tally.coverage(), Some(0.75));
+    }
+
+    /// A window has what was counted in it, and nothing of the one before.
+    #[test]
+    fn a_new_window() {
+        let mut tally = Tally::default();
+        tally.add(&reading(100, 100, 50));
+        tally.start_again();
+        assert_eq!((tally.counts.clone(), tally.coverage()), (None, None));
+        tally.add(&reading(300, 200, 70));
+        assert_eq!((tally.counts, tally.enabled_ns, tally.running_ns), (Some(vec![40]), 200, 100));
     }
 
     /// A thread that had no turn lowers the share of all.

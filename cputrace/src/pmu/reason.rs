@@ -134,18 +134,24 @@ pub enum Reason {
     /// Samples were asked of a PMU that only counts.
     #[error("the PMU {0} counts for the whole host and cannot interrupt: see `cputrace record --pmu-metrics`")]
     CountsOnly(String),
+    /// Counts of a unit that CPUs share were asked for by stack.
+    #[error(
+        "the PMU {0} counts for several CPUs together, which is nobody's stack: see `cputrace record --pmu-metrics`"
+    )]
+    Shared(String),
     /// Time on the CPU is not known.
     #[error(
         "counted for whole CPUs it would mix in idle time: record processes (--pid, --name) for it, or see frequency-of-p0 of the set clock"
     )]
     IdleTime,
-    /// A control group's tasks are not a set of processes.
-    #[error("the counters of a control group are not counted yet: record its processes by --name or --pid, or --all")]
-    NoCgroups,
-    /// Programs of perf events do not run at tracepoints.
+    /// The kernel does not count this control group.
     #[error(
-        "tracepoints are not sampled yet: use a software event (page-faults, context-switches), or the off-cpu view"
+        "the kernel does not count by control groups of version 2 here (perf_event is mounted as a controller of version 1, see \
+         /proc/cgroups): record the group's processes by --name or --pid"
     )]
+    NoCgroups,
+    /// A tracepoint was asked to count.
+    #[error("a tracepoint is no counter: see `cputrace record --event`")]
     Tracepoint,
     /// The PMU's files and the table do not fit.
     #[error("{0}")]
@@ -189,6 +195,7 @@ impl Reason {
             Self::CpuOffline => "cpu_offline",
             Self::TargetGone => "target_gone",
             Self::CountsOnly(_) => "counts_only",
+            Self::Shared(_) => "shared",
             Self::IdleTime => "idle_time",
             Self::NoCgroups => "no_cgroups",
             Self::Tracepoint => "tracepoint",

@@ -1,14 +1,15 @@
 //! Where counts come from: groups of events that are opened, enabled and read. [`Perf`](super::perf::Perf) is the kernel;
 //! tests script another one for hardware that is not there.
 
+use std::fs::File;
 use std::time::{Duration, Instant};
 
 use super::event::Encoded;
 use super::reading::Reading;
 
 /// What a group counts.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Scope {
+#[derive(Clone, Copy, Debug)]
+pub enum Scope<'a> {
     /// This thread.
     Own,
     /// A thread, wherever it runs, with the threads that it starts from now on.
@@ -20,15 +21,22 @@ pub enum Scope {
     },
     /// Everything on a CPU.
     Cpu(u32),
+    /// What a control group, and those below it, do on a CPU.
+    Cgroup {
+        /// Its directory, in the hierarchy that the kernel's controller perf_event is of.
+        directory: &'a File,
+        /// The CPU.
+        cpu: u32,
+    },
 }
 
 /// A group to open.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
     /// Its members, of one PMU.
     pub events: &'a [Encoded],
     /// What to count.
-    pub scope: Scope,
+    pub scope: Scope<'a>,
     /// Leave out the kernel: all that a plain user may count.
     pub user_only: bool,
 }

@@ -54,14 +54,22 @@ pub struct Resolved {
     pub selection: Selection,
     /// The processes, where they are a set.
     pub pids: Vec<u32>,
+    /// Of a control group, its directory.
+    pub directory: Option<PathBuf>,
 }
 
 /// Finds out what targets mean now.
 pub fn resolve(targets: &[Target]) -> Result<Resolved, TargetError> {
+    let mut directory = None;
     let selection = match targets {
         [] => return Err(TargetError::None),
         [Target::All] => Selection::All,
-        [Target::Cgroup(path)] => cgroup(path)?.selection(),
+        [Target::Cgroup(path)] => {
+            let cgroup = cgroup(path)?;
+            let selection = cgroup.selection();
+            directory = Some(cgroup.directory);
+            selection
+        }
         _ if targets.contains(&Target::All) => return Err(TargetError::Conflict("--all")),
         _ if targets.iter().any(|target| matches!(target, Target::Cgroup(_))) => {
             return Err(TargetError::Conflict("--cgroup"));
@@ -76,7 +84,7 @@ pub fn resolve(targets: &[Target]) -> Result<Resolved, TargetError> {
         pids.sort_unstable();
         pids.dedup();
     }
-    Ok(Resolved { selection, pids })
+    Ok(Resolved { selection, pids, directory })
 }
 
 /// The processes that match now, for targets which new processes can match later without being anybody's child.

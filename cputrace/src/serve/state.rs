@@ -10,6 +10,7 @@ use super::Settings;
 
 use crate::group::{Groups, Labels};
 use crate::metrics::collect::{self, Families};
+use crate::metrics::counters::CounterSums;
 use crate::metrics::own::OwnSums;
 use crate::metrics::{self, Family};
 use crate::model::Recording;
@@ -61,6 +62,7 @@ pub struct State {
 struct Sums {
     groups: Groups,
     own: OwnSums,
+    counters: CounterSums,
     retained: Instant,
     notes: Vec<String>,
 }
@@ -69,7 +71,13 @@ impl State {
     /// Of a server that watches nothing yet. `say` shows a line to whoever runs it.
     pub fn new(settings: &Settings, store: Store, groups: Groups, say: Box<dyn Fn(&str) + Send + Sync>) -> Self {
         store.notes().iter().for_each(|note| say(note));
-        let sums = Sums { groups, own: OwnSums::default(), retained: Instant::now(), notes: store.notes().to_vec() };
+        let sums = Sums {
+            groups,
+            own: OwnSums::default(),
+            counters: CounterSums::default(),
+            retained: Instant::now(),
+            notes: store.notes().to_vec(),
+        };
         Self {
             is_ready: AtomicBool::new(false),
             store,
@@ -125,10 +133,12 @@ impl State {
     /// Takes what a window brought.
     pub fn add(&self, window: &Recording) {
         let (labels, is_time_to_retain) = {
-            let mut sums = self.sums();
+            let sums = &mut *self.sums();
             sums.own.add(window);
             sums.notes = self.store.notes().iter().chain(&window.notes).cloned().collect();
             let labels = sums.groups.add(window);
+            sums.counters.add(window, &labels);
+            sums.counters.retain(&sums.groups);
             let is_time = sums.retained.elapsed() >= RETAIN_EVERY;
             if is_time {
                 sums.retained = Instant::now();
@@ -211,6 +221,7 @@ impl State {
             let sums = self.sums();
             collect::groups(&mut families, &sums.groups);
             collect::own(&mut families, &sums.own);
+            sums.counters.collect(&mut families);
         }
         families.number(&metrics::UNWIND_LIMIT, self.unwind_kb as f64 * 1024.0);
         families.number(&metrics::STORE_BYTES, self.store.bytes() as f64);

@@ -19,6 +19,7 @@ use crate::ebpf::Waits;
 use crate::model::{MetricValue, Recording, Target, Tier, Timeline};
 use crate::process::command::{CommandError, HeldCommand};
 use crate::process::target::TargetError;
+use crate::source::counters::CpuCountersError;
 use crate::source::event::EventClockError;
 use crate::tier::TierError;
 use run::{Session, Windows};
@@ -62,6 +63,8 @@ pub struct Options {
     pub event: Option<String>,
     /// Events that each of its samples stands for; `None`: what suits the event.
     pub event_period: Option<u64>,
+    /// Counters that are read at each sample and switch, so that stacks have their counts; as a user writes them.
+    pub stack_counters: Vec<String>,
 }
 
 /// How far a recording is: what the live terminal shows.
@@ -120,6 +123,9 @@ pub enum SessionError {
     /// The event to sample cannot be sampled.
     #[error(transparent)]
     Event(#[from] EventClockError),
+    /// The counters to read at samples cannot be read.
+    #[error(transparent)]
+    Counters(#[from] CpuCountersError),
     /// The rules for the reasons of waits are wrong.
     #[error(transparent)]
     WaitRules(#[from] RuleError),
@@ -151,8 +157,6 @@ pub fn record(
 }
 
 /// A recording without an end: hands over what each window brought, without a gap between two of them.
-///
-/// It has no counters and no samples of an event: [`Options::pmu`] and [`Options::event`] have to be empty.
 pub struct Watch<'a> {
     session: Session<'a>,
     finisher: Finisher,

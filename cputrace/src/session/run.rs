@@ -4,6 +4,8 @@
 //! what the caller sends ([`Stop`]).
 
 use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -12,7 +14,7 @@ use super::{EndReason, Options, Progress, SessionError, Stop};
 use crate::aggregate::Aggregator;
 use crate::collect::{Batch, Event, Observation};
 use crate::ebpf::Filter;
-use crate::model::{EventSampling, Ledger, MetricValue, SchedulerLedger, ThreadTime};
+use crate::model::{EventSampling, Ledger, MetricValue, SchedulerLedger, StackCounters, ThreadTime};
 use crate::pmu::counting::Counting;
 use crate::pmu::perf::Perf;
 use crate::pmu::reason::Reason;
@@ -22,6 +24,7 @@ use crate::process::own::{self, monotonic_ns};
 use crate::process::target::{self, Selection};
 use crate::process::timeline::Timelines;
 use crate::process::{Change, Mappings};
+use crate::source::counters::CpuCounters;
 use crate::source::event::EventClock;
 use crate::tier::{self, Sampler, Scope};
 
@@ -82,12 +85,13 @@ pub(super) struct Session<'a> {
     pub(super) counting: Option<Counting>,
     pub(super) metrics: Vec<MetricValue>,
     pub(super) event: Option<EventSampling>,
+    pub(super) stack_counters: Option<StackCounters>,
 }
 
 impl<'a> Session<'a> {
     /// Finds the targets and attaches to them; the clock does not run yet.
     pub(super) fn attach(options: &'a Options, command: Option<&HeldCommand>) -> Result<Self, SessionError> {
-        let target::Resolved { selection, mut pids } = target::resolve(&options.targets)?;
+        let target::Resolved { selection, mut pids, directory } = target::resolve(&options.targets)?;
         pids.extend(command.map(HeldCommand::pid));
         let filter = match selection {
             Selection::All => Filter::All,
@@ -98,8 +102,22 @@ impl<'a> Session<'a> {
         let (accounting, waits) = (options.accounting, options.waits);
         let event = options.event.as_ref().map(|name| EventClock::open(name, options.event_period)).transpose()?;
         let mut sampling = event.as_ref().map(EventClock::sampling);
-        let frequency = options.frequency;
-        let scope = Scope { filter, pids: &pids, frequency, unwind_kb, accounting, waits, event: event.is_some() };
+        let sampled = sampling.as_ref().map(|sampling| &*sampling.name);
+        let counters = match &*options.stack_counters {
+            [] => None,
+            names => Some(CpuCounters::open(names, sampled)?),
+        };
+        let mut stack_counters = counters.as_ref().map(CpuCounters::counters);
+        let scope = Scope {
+            filter,
+            pids: &pids,
+            frequency: options.frequency,
+            unwind_kb,
+            accounting,
+            waits,
+            event: event.as_ref().map(EventClock::hook),
+            counters: options.stack_counters.len(),
+        };
         let (mut sampler, mut notes) = tier::start(options.tier, &scope)?;
         if let Some(event) = event
             && let Err(error) = sampler.sample_event(event)
@@ -107,8 +125,14 @@ impl<'a> Session<'a> {
             notes.push(error.to_string());
             sampling = None;
         }
+        if let Some(counters) = counters
+            && let Err(error) = sampler.count_stacks(counters)
+        {
+            notes.push(error.to_string());
+            stack_counters = None;
+        }
         sampler.prepare(&pids);
-        let counting = (!options.pmu.is_empty()).then(|| counting(options, selection, &pids));
+        let counting = (!options.pmu.is_empty()).then(|| counting(options, selection, &pids, directory.as_deref()));
         Ok(Self {
             options,
             sampler,
@@ -119,7 +143,7 @@ impl<'a> Session<'a> {
             suspects: Vec::new(),
             batch: Batch::default(),
             mappings: Mappings::default(),
-            aggregator: aggregator(options, sampling.as_ref(), monotonic_ns()),
+            aggregator: aggregator(options, sampling.as_ref(), stack_counters.as_ref(), monotonic_ns()),
             timelines: Timelines::new(),
             ledger: Ledger::default(),
             start: SystemTime::now(),
@@ -134,6 +158,7 @@ impl<'a> Session<'a> {
             counting,
             metrics: Vec::new(),
             event: sampling,
+            stack_counters,
         })
     }
 
@@ -350,13 +375,17 @@ impl<'a> Session<'a> {
 }
 
 /// Opens counters for the targets; they do not count yet.
-fn counting(options: &Options, selection: Selection, pids: &[u32]) -> Counting {
+fn counting(options: &Options, selection: Selection, pids: &[u32], directory: Option<&Path>) -> Counting {
     let sets: Vec<_> = options.pmu.iter().map(String::as_str).collect();
     let mut counting = Counting::new(Survey::here(), Box::new(Perf), &sets, options.follow_children);
     match selection {
         Selection::Processes => pids.iter().for_each(|&pid| counting.add_process(pid, &target::threads(pid))),
         Selection::All => counting.add_host(),
-        Selection::Cgroup { .. } => counting.leave_out_tasks(&Reason::NoCgroups),
+        Selection::Cgroup { .. } => match directory.map(File::open) {
+            Some(Ok(directory)) => counting.add_cgroup(&directory),
+            // It is gone already.
+            None | Some(Err(_)) => counting.leave_out_tasks(&Reason::TargetGone),
+        },
     }
     counting
 }

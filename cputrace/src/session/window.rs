@@ -16,13 +16,13 @@ use crate::analyze::unnamed;
 use crate::analyze::waits::add_to as add_waits;
 use crate::code::CodeFinder;
 use crate::model::{
-    EventSampling, LossReason, MappingId, Overhead, Profile, ProgramCost, Recording, Sampling, UnknownReason,
-    Unwinding, Waits,
+    EventSampling, LossReason, MappingId, Overhead, Profile, ProgramCost, Recording, Sampling, StackCounters,
+    UnknownReason, Unwinding, Waits,
 };
 use crate::pmu::reason::Reason;
 use crate::process::own;
 use crate::process::{Object, host};
-use crate::source::{event, on_cpu};
+use crate::source::{counters, event, on_cpu};
 use crate::symbolize::{Code, NameCache, symbolize};
 use crate::tier;
 use crate::unwind::UnwindStats;
@@ -35,6 +35,8 @@ pub(super) struct Sums {
     pub(super) bpf_programs: Vec<ProgramCost>,
     pub(super) bad_records: u64,
     pub(super) lost_changes: u64,
+    pub(super) event: tier::Ticks,
+    pub(super) stack_counters: StackCounters,
 }
 
 /// A window that has ended, whose code has no names yet.
@@ -90,7 +92,8 @@ impl Session<'_> {
     pub(super) fn close_window(&mut self) -> Closed {
         let elapsed = self.elapsed;
         let (sampling, ticks) = self.close_ledger();
-        self.close_event();
+        let (event, event_ticks) = self.close_event();
+        let (stack_counters, counted) = self.close_stack_counters();
         let overhead = self.overhead();
         let unwinding = self.sampler.unwinding().map(unwinding);
         self.before = Sums {
@@ -99,9 +102,12 @@ impl Session<'_> {
             bpf_programs: self.sampler.bpf_costs().unwrap_or_default(),
             bad_records: self.batch.bad_records,
             lost_changes: self.batch.lost_changes,
+            event: event_ticks,
+            stack_counters: counted,
         };
-        let next = aggregator(self.options, self.event.as_ref(), self.window_end_ns);
+        let next = aggregator(self.options, event.as_ref(), stack_counters.as_ref(), self.window_end_ns);
         let Aggregate { profile, waits, objects } = std::mem::replace(&mut self.aggregator, next).finish();
+        let stack_counters = stack_counters.map(|counters| in_stacks(counters, &profile));
         let objects = objects.into_iter().map(|(mapping, id)| (mapping, self.mappings.object(id).clone())).collect();
         let mut notes = self.notes.clone();
         notes.append(&mut self.window_notes);
@@ -110,7 +116,7 @@ impl Session<'_> {
         let (threads, scheduler) = threads.map_or((Vec::new(), None), |(times, ledger)| (times, Some(ledger)));
         let timelines = std::mem::take(&mut self.timelines).finish();
         let name_of = |pid| timelines.iter().find(|timeline| timeline.pid == pid).map(|timeline| timeline.name.clone());
-        let pmu = self.counting.take().map(|counting| counting.finish(elapsed, &name_of));
+        let pmu = self.counting.as_mut().map(|counting| counting.close_window(elapsed, &name_of));
         let start = std::mem::replace(&mut self.start, self.window_end);
         self.started += elapsed;
         self.busy.clear();
@@ -129,29 +135,39 @@ impl Session<'_> {
             overhead,
             unwinding,
             pmu,
-            event: self.event.clone(),
+            event,
+            stack_counters,
             notes,
         };
         Closed { recording, waits, objects }
     }
 
-    /// Enters what became of the event's samples.
-    fn close_event(&mut self) {
-        let Some(sampling) = &mut self.event else { return };
-        match self.sampler.event_ticks() {
-            Ok(Some(tier::Ticks { clock: _, expected, seen, idle, filtered, lost })) => {
-                (sampling.expected, sampling.seen, sampling.idle, sampling.filtered) = (expected, seen, idle, filtered);
-                sampling.lost = lost;
-            }
-            Ok(None) => {}
-            Err(error) => {
-                self.window_notes
-                    .push(format!("what became of the samples by {} is not known: {error}", sampling.name));
-            }
+    /// What became of the event's samples; with it comes what its ticks came to so far.
+    fn close_event(&mut self) -> (Option<EventSampling>, tier::Ticks) {
+        let Some(sampling) = &mut self.event else { return (None, tier::Ticks::default()) };
+        let kept = std::mem::take(&mut sampling.kept);
+        let name = &sampling.name;
+        let so_far = self.sampler.event_ticks().unwrap_or_else(|error| {
+            self.window_notes.push(format!("what became of the samples by {name} is not known: {error}"));
+            None
+        });
+        let so_far = so_far.unwrap_or_else(|| self.before.event.clone());
+        let tier::Ticks { clock: _, expected, seen, idle, filtered, lost } = so_far.since(&self.before.event);
+        if expected > 0 && seen == 0 {
+            self.window_notes.push(format!("no sample by {name} came: {}", Reason::NoInterrupt));
         }
-        if sampling.expected > 0 && sampling.seen == 0 {
-            self.window_notes.push(format!("no sample by {} came: {}", sampling.name, Reason::NoInterrupt));
+        let (name, period) = (name.clone(), sampling.period);
+        (Some(EventSampling { name, period, expected, seen, idle, filtered, kept, lost }), so_far)
+    }
+
+    /// What became of the readings of counters; with it comes what it came to so far.
+    fn close_stack_counters(&mut self) -> (Option<StackCounters>, StackCounters) {
+        let Some(counters) = &self.stack_counters else { return (None, StackCounters::default()) };
+        let mut so_far = counters.clone();
+        if let Err(error) = self.sampler.enter_readings(&mut so_far) {
+            self.window_notes.push(format!("what became of the counters by stack is not known: {error}"));
         }
+        (Some(so_far.since(&self.before.stack_counters)), so_far)
     }
 
     /// Enters what the kernel's side counted in the window; with it comes what it counted so far.
@@ -196,14 +212,32 @@ impl Session<'_> {
 }
 
 /// An empty window that starts at `start_ns` (CLOCK_MONOTONIC).
-pub(super) fn aggregator(options: &Options, sampling: Option<&EventSampling>, start_ns: u64) -> Aggregator {
+pub(super) fn aggregator(
+    options: &Options,
+    sampling: Option<&EventSampling>,
+    stack_counters: Option<&StackCounters>,
+    start_ns: u64,
+) -> Aggregator {
     let mut profile = Profile::new();
     let source = on_cpu::source(&mut profile, options.frequency);
     let mut aggregator = Aggregator::new(profile, source, start_ns, options.timeline);
     if let Some(sampling) = sampling {
         aggregator.add_event_source(|profile| event::source(profile, sampling));
     }
+    for counter in stack_counters.iter().flat_map(|counters| &counters.counters) {
+        aggregator.add_counter_source(|profile| counters::source(profile, counter));
+    }
     aggregator
+}
+
+/// Enters what of the counts is in stacks.
+fn in_stacks(mut counters: StackCounters, profile: &Profile) -> StackCounters {
+    for counter in &mut counters.counters {
+        let source = profile.source_by_name(&counter.name);
+        let samples = profile.samples().iter().filter(|sample| Some(sample.source) == source);
+        counter.in_stacks = samples.map(|sample| sample.value).sum();
+    }
+    counters
 }
 
 /// What programs cost since they had cost `before`.

@@ -2,13 +2,15 @@
 
 use std::time::{Duration, Instant};
 
+use cputrace_common::counter::CounterStats;
 use cputrace_common::stat::Stats;
 
 use super::{Sampler, Scope, Ticks, TierError, online_cpus};
 use crate::collect::threads::ThreadTimes;
 use crate::collect::{Batch, perf::PerfRings, ring};
-use crate::ebpf::{Config, EbpfError, Filter, Object, WaitHook};
-use crate::model::{LossReason, ProgramCost, SchedulerLedger, ThreadTime, Tier};
+use crate::ebpf::{Config, EbpfError, EventHook, Filter, Object, WaitHook};
+use crate::model::{LossReason, ProgramCost, SchedulerLedger, StackCounters, ThreadTime, Tier};
+use crate::source::counters::CpuCounters;
 use crate::source::event::EventClock;
 use crate::source::on_cpu::OnCpuClock;
 use crate::unwind::{RemoteUnwinder, UnwindStats, Unwinder};
@@ -33,6 +35,7 @@ pub struct EbpfSampler {
     // Dropped in this order: first the clock, then the program that it runs.
     clock: OnCpuClock,
     event: Option<EventClock>,
+    counters: Option<CpuCounters>,
     changes: PerfRings,
     object: Object,
     unwinder: Unwinder,
@@ -47,7 +50,7 @@ impl EbpfSampler {
         let cpus = online_cpus()?;
         let a_second = scope.frequency.saturating_mul(cpus.len() as u32).saturating_mul(TYPICAL_SAMPLE_BYTES);
         // An event can come in bursts, and must not take the room of the clock's samples.
-        let least = if scope.event { EVENT_RING_BYTES } else { 256 * 1024 };
+        let least = if scope.event.is_some() { EVENT_RING_BYTES } else { 256 * 1024 };
         let ring_bytes = a_second.clamp(least, 64 * 1024 * 1024).next_power_of_two();
         // Before the targets are known to the kernel, so that no child of theirs is missed.
         let changes =
@@ -61,6 +64,7 @@ impl EbpfSampler {
             accounting: scope.accounting,
             waits: scope.waits,
             event: scope.event,
+            counters: scope.counters as u32,
         })?;
         notes.extend_from_slice(object.notes());
         scope.pids.iter().try_for_each(|&pid| object.add_target(pid))?;
@@ -72,7 +76,7 @@ impl EbpfSampler {
         let maps = object.take_unwind_maps().ok_or(EbpfError::Missing("maps for the unwinder"))?;
         let unwinder = Unwinder::start(maps, scope.unwind_kb * 1024).map_err(TierError::Unwinder)?;
         let (remote, remote_time) = (RemoteUnwinder::default(), remote_time(scope.filter));
-        Ok(Self { clock, event: None, changes, object, unwinder, threads, remote, remote_time })
+        Ok(Self { clock, event: None, counters: None, changes, object, unwinder, threads, remote, remote_time })
     }
 }
 
@@ -82,6 +86,7 @@ impl Sampler for EbpfSampler {
     }
 
     fn enable(&mut self) -> Result<(), TierError> {
+        self.counters.as_mut().map_or(Ok(()), CpuCounters::enable).map_err(counters_error)?;
         self.clock.enable().map_err(|source| TierError::Perf { what: "the sampling clock", source })?;
         self.event.as_mut().map_or(Ok(()), EventClock::enable).map_err(event_error)
     }
@@ -142,18 +147,47 @@ impl Sampler for EbpfSampler {
     }
 
     fn sample_event(&mut self, mut event: EventClock) -> Result<(), TierError> {
-        event.run(self.object.on_event()?).map_err(event_error)?;
+        event.run(self.object.on_event(event.hook())?).map_err(event_error)?;
         self.event = Some(event);
         Ok(())
     }
 
     fn event_ticks(&mut self) -> Result<Option<Ticks>, TierError> {
         let Some(event) = &mut self.event else { return Ok(None) };
-        let mut ticks = Ticks { expected: event.expected().map_err(event_error)?, ..Ticks::default() };
+        let mut ticks = Ticks::default();
         for stats in self.object.event_stats()? {
             add(&mut ticks, &stats);
         }
+        ticks.expected = match event.hook() {
+            EventHook::Overflow => event.expected().map_err(event_error)?,
+            // A tracepoint is counted by nobody but the program.
+            hook @ EventHook::Tracepoint { period } => ticks.seen + self.object.event_misses(hook)? / period,
+        };
         Ok(Some(ticks))
+    }
+
+    fn count_stacks(&mut self, counters: CpuCounters) -> Result<(), TierError> {
+        let maps = self.object.counters().ok_or(TierError::NoTypes("counters by stack"))?;
+        counters.files().try_for_each(|(number, cpu, file)| maps.set(number, cpu, file)).map_err(counters_error)?;
+        self.counters = Some(counters);
+        Ok(())
+    }
+
+    fn enter_readings(&self, counters: &mut StackCounters) -> Result<(), TierError> {
+        let Some(maps) = self.object.counters() else { return Ok(()) };
+        (counters.counted, counters.no_start, counters.not_running, counters.refused) = (0, 0, 0, 0);
+        counters.counters.iter_mut().for_each(|counter| counter.off_stack = 0);
+        for stats in maps.stats()? {
+            let CounterStats { counted, no_start, not_running, refused, off_stack } = stats;
+            counters.counted += counted;
+            counters.no_start += no_start;
+            counters.not_running += not_running;
+            counters.refused += refused;
+            for (counter, count) in counters.counters.iter_mut().zip(off_stack) {
+                counter.off_stack += count;
+            }
+        }
+        Ok(())
     }
 
     fn ticks(&mut self) -> Result<Ticks, TierError> {
@@ -173,6 +207,10 @@ impl Sampler for EbpfSampler {
 
 fn event_error(source: std::io::Error) -> TierError {
     TierError::Perf { what: "the event to sample", source }
+}
+
+fn counters_error(source: std::io::Error) -> TierError {
+    TierError::Perf { what: "counters by stack", source }
 }
 
 /// Adds what one CPU counted.

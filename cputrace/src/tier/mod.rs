@@ -12,8 +12,9 @@ use std::collections::BTreeMap;
 use std::io;
 
 use crate::collect::Batch;
-use crate::ebpf::{EbpfError, Filter, WaitHook, Waits};
-use crate::model::{Clock, LossReason, ProgramCost, SchedulerLedger, ThreadTime, Tier};
+use crate::ebpf::{EbpfError, EventHook, Filter, WaitHook, Waits};
+use crate::model::{Clock, LossReason, ProgramCost, SchedulerLedger, StackCounters, ThreadTime, Tier};
+use crate::source::counters::CpuCounters;
 use crate::source::event::EventClock;
 use crate::unwind::UnwindStats;
 
@@ -34,6 +35,9 @@ pub enum TierError {
     /// The unwinder's threads cannot be started.
     #[error("the unwinder cannot be started: {0}")]
     Unwinder(#[source] io::Error),
+    /// What needs the kernel's types is not to be had.
+    #[error("{0} need to know the kernel's types, and it does not tell them (CONFIG_DEBUG_INFO_BTF)")]
+    NoTypes(&'static str),
     /// The CPUs cannot be listed.
     #[error("the online CPUs cannot be read: {0}")]
     Cpus(#[source] io::Error),
@@ -73,8 +77,10 @@ pub struct Scope<'a> {
     pub accounting: bool,
     /// With the account: which waits are kept with their stacks.
     pub waits: Option<Waits>,
-    /// Whether [`Sampler::sample_event`] is going to be called.
-    pub event: bool,
+    /// Where the event happens that [`Sampler::sample_event`] is going to be called with.
+    pub event: Option<EventHook>,
+    /// Of how many counters [`Sampler::count_stacks`] is going to be called; 0: it is not.
+    pub counters: usize,
 }
 
 /// What became of the clock's ticks.
@@ -153,6 +159,14 @@ pub trait Sampler {
     /// What became of the event's samples so far; `None` where there are none.
     fn event_ticks(&mut self) -> Result<Option<Ticks>, TierError> {
         Ok(None)
+    }
+    /// Reads counters at each sample of the clock, from when that is started.
+    fn count_stacks(&mut self, _counters: CpuCounters) -> Result<(), TierError> {
+        Err(TierError::Unsupported { tier: self.tier(), targets: "counters by stack" })
+    }
+    /// Enters what became of the counters' readings so far.
+    fn enter_readings(&self, _counters: &mut StackCounters) -> Result<(), TierError> {
+        Ok(())
     }
     /// What became of the ticks so far.
     fn ticks(&mut self) -> Result<Ticks, TierError>;

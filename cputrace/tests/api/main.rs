@@ -76,6 +76,7 @@ impl Server {
             pmu: Vec::new(),
             event: None,
             event_period: None,
+            stack_counters: Vec::new(),
         };
         let settings = Settings {
             listen: ([127, 0, 0, 1], 0).into(),

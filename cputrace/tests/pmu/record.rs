@@ -5,7 +5,7 @@ use std::process::Command;
 
 use cputrace::pmu::device::Root;
 
-use crate::support::require;
+use crate::support::{require, skip_unless};
 
 /// A program that touches fresh pages, 20 times 1,000 of them.
 fn toucher(folder: &Path) -> std::path::PathBuf {
@@ -175,10 +175,253 @@ fn refuses_events() {
         assert!(!output.status.success() && text.contains(reason), "{event}: {text}");
     };
     refused("no-such-event", "there is no event");
-    refused("sched:sched_switch", "tracepoints are not sampled yet");
     refused("msr/tsc/", "cannot interrupt");
     if !Root::new("/").has("sys/bus/event_source/devices/cpu") {
         refused("l2-misses", "no hardware counters");
         refused("r00c3", "no hardware counters");
     }
+}
+
+/// Counters read at samples and switches: no fault of the toucher's is in another's stack or in none, however often it sleeps.
+#[test]
+#[ignore = "needs root"]
+fn counts_by_stack() {
+    if !require("cc") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let program = toucher(folder.path());
+    let trace = folder.path().join("trace.json");
+    let both = format!("{0} & {0}; wait", program.display());
+    let output = Command::new(env!("CARGO_BIN_EXE_cputrace"))
+        .args(["record", "-F", "999", "--pmu-metrics", "software", "--pmu-stacks", "page-faults,task-clock", "-o"])
+        .arg(&trace)
+        .args(["--", "sh", "-c", &both])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}");
+    let trace: serde_json::Value = serde_json::from_slice(&std::fs::read(trace).unwrap()).unwrap();
+    let counted = &trace["stack_counters"];
+    assert_eq!((counted["not_running"].as_u64(), counted["refused"].as_u64()), (Some(0), Some(0)), "{counted}");
+    let faults = &counted["counters"][0];
+    let number = |name: &str| faults[name].as_u64().unwrap();
+    let all = number("in_stacks") + number("off_stack");
+    // The kernel's own count of the processes; it begins a little earlier, and a sample may come in the midst of a switch.
+    let totals = trace["pmu"]["scopes"][0]["counts"].as_array().unwrap();
+    let total = totals.iter().find(|count| count["event"] == "page-faults").unwrap()["value"].as_u64().unwrap();
+    assert!(all <= total && all * 10 >= total * 9, "{all} of {total} page faults: {counted}");
+    let (samples, value) = samples_of(&trace, "page-faults");
+    assert_eq!((samples > 0, value), (true, number("in_stacks")));
+    assert!(text.contains("function, counted in itself"), "{text}");
+}
+
+/// A program with two busy functions.
+fn spinner(folder: &Path) -> std::path::PathBuf {
+    let (source, program) = (folder.join("spin.c"), folder.join("spin"));
+    let text = "#include <time.h>\nvolatile unsigned long sum;\n\
+                static double now(void) { struct timespec t; clock_gettime(CLOCK_MONOTONIC, &t); \
+                return t.tv_sec + t.tv_nsec / 1e9; }\n\
+                __attribute__((noinline)) void once(void) { for (long i = 0; i < 400000; i++) sum += i; }\n\
+                __attribute__((noinline)) void thrice(void) { for (long i = 0; i < 1200000; i++) sum += i; }\n\
+                int main(void) { double end = now() + 1; while (now() < end) { once(); thrice(); } return 0; }\n";
+    std::fs::write(&source, text).unwrap();
+    assert!(Command::new("cc").args(["-O1", "-o"]).args([&program, &source]).status().unwrap().success());
+    program
+}
+
+/// Ticks of this machine's TSC a nanosecond.
+#[cfg(target_arch = "x86_64")]
+fn tsc_rate() -> f64 {
+    // SAFETY: an instruction that every x86-64 has.
+    let tsc = || unsafe { std::arch::x86_64::_rdtsc() };
+    let (start, before) = (std::time::Instant::now(), tsc());
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    (tsc() - before) as f64 / start.elapsed().as_nanos() as f64
+}
+
+/// A counter of the hardware's, `msr/tsc`, read in the kernel at samples: it goes at its own rate in every function, and comes
+/// to the time that the thread was on the CPU by the scheduler's account.
+#[test]
+#[ignore = "needs root"]
+#[cfg(target_arch = "x86_64")]
+fn reads_a_hardware_counter_at_samples() {
+    if !require("cc") || !Root::new("/").has("sys/bus/event_source/devices/msr") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (program, trace) = (spinner(folder.path()), folder.path().join("trace.json"));
+    let output = Command::new(env!("CARGO_BIN_EXE_cputrace"))
+        .args(["record", "--pmu-stacks", "msr/tsc/,task-clock", "-o"])
+        .arg(&trace)
+        .arg("--")
+        .arg(&program)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let trace: serde_json::Value = serde_json::from_slice(&std::fs::read(trace).unwrap()).unwrap();
+    let counted = &trace["stack_counters"];
+    let counters = counted["counters"].as_array().unwrap();
+    let number = |counter: usize, name: &str| counters[counter][name].as_u64().unwrap() as f64;
+    let rate = number(0, "in_stacks") / number(1, "in_stacks");
+    let expected = tsc_rate();
+    // The clock that the rate is measured by is corrected by NTP at most by thousandths, but this test may be held up in between.
+    assert!((0.9..1.1).contains(&(rate / expected)), "{rate} ticks a nanosecond instead of {expected}: {counted}");
+    assert_eq!(samples_of(&trace, "msr/tsc/").0, samples_of(&trace, "task-clock").0);
+    let all = number(1, "in_stacks") + number(1, "off_stack");
+    let on_cpu: u64 = trace["threads"].as_array().unwrap().iter().map(|row| row["on_cpu_ns"].as_u64().unwrap()).sum();
+    let share = all / on_cpu as f64;
+    assert!((0.8..1.02).contains(&share), "{all} ns counted of {on_cpu} ns on the CPU: {counted}");
+}
+
+/// Counters that stacks cannot have are refused before the command starts.
+#[test]
+#[ignore = "needs root"]
+fn refuses_counters_by_stack() {
+    let refused = |counters: &str, reason: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_cputrace"))
+            .args(["record", "--event", "page-faults", "--pmu-stacks", counters, "--", "true"])
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && text.contains(reason), "{counters}: {text}");
+    };
+    refused("no-such-event", "there is no event");
+    refused("page-faults", "is named twice");
+    refused("task-clock,task-clock", "is named twice");
+    refused("task-clock,context-switches,minor-faults,major-faults,migrations", "at most 4 counters");
+    if !Root::new("/").has("sys/bus/event_source/devices/cpu") {
+        refused("cycles,instructions", "no hardware counters");
+    }
+}
+
+/// What a shell with tracefs, and nothing else changed, says to this; and its status.
+fn with_tracefs(script: &str) -> (bool, String) {
+    let mount = "test -d /sys/kernel/tracing/events || mount -t tracefs nodev /sys/kernel/tracing";
+    let script = format!("{{ {mount}; }} && {script}");
+    let output = Command::new("unshare").args(["--mount", "sh", "-c", &script]).output().unwrap();
+    (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// Every hit of a tracepoint, with the stack that leads there: `dd` makes a system call for each byte. By tens, worth as much.
+#[test]
+#[ignore = "needs root"]
+fn samples_tracepoints() {
+    let folder = tempfile::tempdir().unwrap();
+    let (trace, stacks) = (folder.path().join("trace.json"), folder.path().join("stacks.event.folded"));
+    for period in [1, 10] {
+        let script = format!(
+            "exec {} record --event syscalls:sys_enter_write --event-period {period} -o {} -o {} -- dd if=/dev/zero of=/dev/null bs=1 count=5000",
+            env!("CARGO_BIN_EXE_cputrace"),
+            trace.display(),
+            stacks.display()
+        );
+        let (recorded, text) = with_tracefs(&script);
+        assert!(recorded, "{text}");
+        let trace: serde_json::Value = serde_json::from_slice(&std::fs::read(&trace).unwrap()).unwrap();
+        let event = &trace["event"];
+        assert_eq!(event["lost"].as_object().unwrap().values().filter(|lost| **lost != 0).count(), 0, "{event}");
+        let (count, value) = samples_of(&trace, "syscalls:sys_enter_write");
+        assert_eq!((value, event["kept"].as_u64()), (count * period, Some(count)));
+        // Besides the bytes, what it says at its end. By tens, writes of other programs count on each CPU's way to ten.
+        let slack = if period == 1 { 20 } else { 1000 };
+        assert!((5000 - slack..=5000 + slack).contains(&value), "{value} at a period of {period}: {event}");
+        let text = std::fs::read_to_string(&stacks).unwrap();
+        assert!(text.lines().all(|line| line.starts_with("dd;") && line.contains("_[k]")), "{text}");
+        assert!(text.contains("write;entry_SYSCALL_64"), "{text}");
+    }
+}
+
+/// Where threads leave the CPU, by the scheduler's own tracepoint, which holds its lock: each of the sleeps.
+#[test]
+#[ignore = "needs root"]
+fn samples_the_schedulers_tracepoint() {
+    if !require("cc") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (program, stacks) = (toucher(folder.path()), folder.path().join("stacks.event.folded"));
+    let (recorded, text) = with_tracefs(&format!(
+        "exec {} record --event sched:sched_switch -o {} -- {}",
+        env!("CARGO_BIN_EXE_cputrace"),
+        stacks.display(),
+        program.display()
+    ));
+    assert!(recorded, "{text}");
+    let text = std::fs::read_to_string(&stacks).unwrap();
+    let asleep = text.lines().filter(|line| line.contains("nanosleep_[k];"));
+    let sleeps: u64 = asleep.map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()).sum();
+    assert!((20..200).contains(&sleeps), "{sleeps}: {text}");
+}
+
+/// A tracepoint that is not there, and tracepoints that are not listed, are told apart, with what to do.
+#[test]
+#[ignore = "needs root"]
+fn refuses_tracepoints() {
+    let record = |event: &str| format!("{} record --event {event} -- true", env!("CARGO_BIN_EXE_cputrace"));
+    let (recorded, text) = with_tracefs(&record("sched:no_such"));
+    assert!(!recorded && text.contains("there is no tracepoint sched:no_such"), "{text}");
+    let hidden = "mount -t tmpfs nodev /sys/kernel/tracing && mount -t tmpfs nodev /sys/kernel/debug";
+    let (recorded, text) = with_tracefs(&format!("{hidden} && {}", record("sched:sched_switch")));
+    assert!(!recorded && text.contains("mount -t tracefs nodev /sys/kernel/tracing"), "{text}");
+    let counted = format!("{} record --pmu-stacks sched:sched_switch -- true", env!("CARGO_BIN_EXE_cputrace"));
+    let (recorded, text) = with_tracefs(&counted);
+    assert!(!recorded && text.contains("a tracepoint is no counter"), "{text}");
+}
+
+/// Page faults so far, of a process and of its children that have ended.
+fn faults_of(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<_> = stat[stat.rfind(')').unwrap()..].split(' ').collect();
+    fields[8..=11].iter().map(|field| field.parse::<u64>().unwrap()).sum()
+}
+
+/// A control group's counters are its own: not those of processes beside it that do the same, and that many times as often.
+#[test]
+#[ignore = "needs root"]
+fn counts_a_control_group() {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    let unified = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2"));
+    if !skip_unless(unified.is_some() && require("cc"), "there are no control groups of version 2") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let program = toucher(folder.path());
+    let mount = unified.unwrap().split(' ').nth(1).unwrap();
+    let group = Path::new(mount).join(format!("cputrace-test-{}", std::process::id()));
+    std::fs::create_dir(&group).unwrap();
+    let again = format!("while :; do {}; done", program.display());
+    let inside =
+        format!("echo $$ > {}/cgroup.procs; while :; do sleep 0.2; {}; done", group.display(), program.display());
+    let mut programs = [&inside, &again, &again].map(|script| Command::new("sh").args(["-c", script]).spawn().unwrap());
+    while std::fs::read_to_string(group.join("cgroup.procs")).unwrap().is_empty() {
+        std::thread::yield_now();
+    }
+    let before = faults_of(programs[0].id());
+    let trace = folder.path().join("trace.json");
+    let output = Command::new(env!("CARGO_BIN_EXE_cputrace"))
+        .args(["record", "--pmu-metrics", "software", "-d", "1", "--cgroup"])
+        .args([&group, Path::new("-o"), &trace])
+        .output()
+        .unwrap();
+    let after = faults_of(programs[0].id());
+    for program in &mut programs {
+        program.kill().unwrap();
+        program.wait().unwrap();
+    }
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    while std::fs::remove_dir(&group).is_err() {
+        // A child of the shell has not ended.
+        std::thread::yield_now();
+    }
+    let trace: serde_json::Value = serde_json::from_slice(&std::fs::read(trace).unwrap()).unwrap();
+    let scope = &trace["pmu"]["scopes"][0];
+    assert_eq!((&scope["subject"], &trace["pmu"]["missing"]), (&"targets".into(), &serde_json::json!([])));
+    let counts = scope["counts"].as_array().unwrap();
+    let faults = counts.iter().find(|count| count["event"] == "page-faults").unwrap();
+    assert_eq!(faults["coverage"], 1.0);
+    let faults = faults["value"].as_u64().unwrap();
+    // The child that runs at the end is not in the shell's sum yet.
+    let most = after - before + 25_000;
+    assert!((1..=most).contains(&faults), "{faults} page faults of {most} at most");
 }

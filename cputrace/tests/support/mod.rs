@@ -198,6 +198,18 @@ pub(crate) fn recording() -> Recording {
             kept: 5,
             lost: BTreeMap::from([(LossReason::RingBufferFull, 1)]),
         }),
+        stack_counters: Some(StackCounters {
+            counters: vec![StackCounter {
+                name: "instructions".to_owned(),
+                unit: "instructions".to_owned(),
+                in_stacks: 900,
+                off_stack: 100,
+            }],
+            counted: 7,
+            no_start: 1,
+            not_running: 2,
+            refused: 3,
+        }),
         ledger: Ledger {
             ticks_expected: 40,
             ticks: 39,

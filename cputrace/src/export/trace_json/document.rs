@@ -38,6 +38,8 @@ pub(super) struct Trace {
     #[serde(default)]
     pub(super) event: Option<EventSampling>,
     #[serde(default)]
+    pub(super) stack_counters: Option<StackCounters>,
+    #[serde(default)]
     pub(super) notes: Vec<String>,
     #[serde(default)]
     pub(super) profile: Profile,
@@ -168,6 +170,23 @@ pub(super) struct EventSampling {
     pub(super) filtered: u64,
     pub(super) kept: u64,
     pub(super) lost: BTreeMap<String, u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct StackCounter {
+    pub(super) name: String,
+    pub(super) unit: String,
+    pub(super) in_stacks: u64,
+    pub(super) off_stack: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct StackCounters {
+    pub(super) counters: Vec<StackCounter>,
+    pub(super) counted: u64,
+    pub(super) no_start: u64,
+    pub(super) not_running: u64,
+    pub(super) refused: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

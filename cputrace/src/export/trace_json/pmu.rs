@@ -4,6 +4,7 @@ use super::document::{self, Pmu, PmuCount, PmuMetric, PmuMissing, PmuScope};
 use super::read::ReadError;
 use crate::model::{
     Count, CounterScope, CounterSubject, Counters, EventSampling, LossReason, MetricValue, MissingMetrics,
+    StackCounter, StackCounters,
 };
 
 pub(super) fn document(counters: &Counters) -> Pmu {
@@ -101,4 +102,20 @@ pub(super) fn event(sampling: document::EventSampling) -> EventSampling {
     let reason = |name: &str| LossReason::ALL.iter().copied().find(|reason| reason.name() == name);
     let lost = lost.into_iter().filter_map(|(name, count)| Some((reason(&name)?, count))).collect();
     EventSampling { name, period, expected, seen, idle, filtered, kept, lost }
+}
+
+pub(super) fn stack_counters_document(counters: &StackCounters) -> document::StackCounters {
+    let StackCounters { counters, counted, no_start, not_running, refused } = counters.clone();
+    let counter =
+        |StackCounter { name, unit, in_stacks, off_stack }| document::StackCounter { name, unit, in_stacks, off_stack };
+    let counters = counters.into_iter().map(counter).collect();
+    document::StackCounters { counters, counted, no_start, not_running, refused }
+}
+
+pub(super) fn stack_counters(counters: document::StackCounters) -> StackCounters {
+    let document::StackCounters { counters, counted, no_start, not_running, refused } = counters;
+    let counter =
+        |document::StackCounter { name, unit, in_stacks, off_stack }| StackCounter { name, unit, in_stacks, off_stack };
+    let counters = counters.into_iter().map(counter).collect();
+    StackCounters { counters, counted, no_start, not_running, refused }
 }

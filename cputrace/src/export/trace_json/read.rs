@@ -91,6 +91,7 @@ fn recording(trace: document::Trace) -> Result<Recording, ReadError> {
         unwinding: trace.unwinding.map(unwinding).transpose()?,
         pmu: trace.pmu.map(super::pmu::counters).transpose()?,
         event: trace.event.map(super::pmu::event),
+        stack_counters: trace.stack_counters.map(super::pmu::stack_counters),
         notes: trace.notes,
     })
 }

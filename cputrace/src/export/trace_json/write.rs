@@ -29,6 +29,7 @@ pub(super) fn document(recording: &Recording) -> document::Trace {
         unwinding,
         pmu,
         event,
+        stack_counters,
         notes,
     } = recording;
     let first = timelines.first();
@@ -98,6 +99,7 @@ pub(super) fn document(recording: &Recording) -> document::Trace {
         }),
         pmu: pmu.as_ref().map(super::pmu::document),
         event: event.as_ref().map(super::pmu::event_document),
+        stack_counters: stack_counters.as_ref().map(super::pmu::stack_counters_document),
         notes: notes.clone(),
         profile: self::profile(profile),
     }

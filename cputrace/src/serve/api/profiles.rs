@@ -130,6 +130,7 @@ fn recording(merged: Merged, range: Range) -> Recording {
         unwinding: None,
         pmu: None,
         event: None,
+        stack_counters: None,
         notes: vec![format!(
             "made of {} windows that cover {} s; of all processes of the host, {} samples were kept and {lost} lost",
             facts.windows,
