@@ -165,6 +165,8 @@ impl CargoTest<'_> {
         if *in_ci {
             // A test that cannot run there is a failure, not a skip.
             cargo.env("CPUTRACE_REQUIRE_ALL", "1");
+            // Nothing is built twice there, and what incremental builds keep is half of the disk that a build takes.
+            cargo.env("CARGO_INCREMENTAL", "0");
         }
         if !prefix.is_empty() {
             let triple = host_triple()?.to_uppercase().replace('-', "_");
