@@ -12,6 +12,24 @@ pub fn milliseconds(text: &str) -> Result<Duration, String> {
     parse(text, 0.001)
 }
 
+/// As users type it: a whole number of the largest unit that it is one of, or seconds.
+pub fn text(duration: Duration) -> String {
+    let nanos = duration.as_nanos();
+    for (unit, length) in [
+        ("d", 86_400_000_000_000),
+        ("h", 3_600_000_000_000),
+        ("m", 60_000_000_000),
+        ("s", 1_000_000_000),
+        ("ms", 1_000_000),
+        ("us", 1_000),
+    ] {
+        if nanos.is_multiple_of(length) {
+            return format!("{}{unit}", nanos / length);
+        }
+    }
+    format!("{}s", duration.as_secs_f64())
+}
+
 fn parse(text: &str, bare_unit: f64) -> Result<Duration, String> {
     let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
     let unit = match &text[digits.len()..] {
@@ -44,6 +62,9 @@ mod tests {
         check("2m", 120_000);
         check("1h", 3_600_000);
         check("2d", 172_800_000);
+        for same in ["1us", "10ms", "1500ms", "10s", "2m", "90m", "7d"] {
+            assert_eq!(seconds(same).map(text).as_deref(), Ok(same));
+        }
         assert_eq!(milliseconds("100"), Ok(Duration::from_millis(100)));
         for wrong in ["", "s", "10x", "-1", "0", "1e30", "nan"] {
             assert!(seconds(wrong).is_err(), "{wrong}");

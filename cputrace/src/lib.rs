@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`session`] | one session from attach to detach, as one recording or in windows: the only place that joins the parts |
 //! | [`serve`] | watches without an end, and answers over HTTP |
+//! | [`config`] | its settings: file, environment, command line |
 //! | [`group`] | groups of processes, and what they came to |
 //! | [`store`] | what `serve` keeps: windows, traces, events |
 //! | [`metrics`] | Prometheus metrics |
@@ -30,6 +31,7 @@ pub mod analyze;
 pub mod cli;
 pub mod code;
 pub mod collect;
+pub mod config;
 pub mod doctor;
 pub mod duration;
 pub mod ebpf;

@@ -25,3 +25,9 @@ fn metrics() {
 fn openapi() {
     check("docs/openapi.json", &cputrace::serve::api::document());
 }
+
+/// configuration.md lists the settings that there are.
+#[test]
+fn configuration() {
+    check("docs/configuration.md", &cputrace::config::markdown());
+}

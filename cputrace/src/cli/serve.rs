@@ -1,74 +1,105 @@
 //! `cputrace serve`: from the command line to a server.
 
-use std::net::SocketAddr;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use super::counters::CounterArgs;
+use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches};
+
 use super::{say, stop};
-use crate::duration;
-use crate::ebpf::Waits;
-use crate::group::GroupOptions;
-use crate::model::Target;
-use crate::serve::{self, Settings};
-use crate::session::Options;
-use crate::store::Retention;
-
-/// Waits of a whole host that are kept with their stacks.
-const MIN_WAIT: Duration = Duration::from_millis(10);
+use crate::config::source::Source;
+use crate::config::{SETTINGS, Setting};
+use crate::serve;
 
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Each option can be an environment variable, too (--data-dir: CPUTRACE_DATA_DIR), or a key in the \
+                        configuration file; --print-config shows all of them, docs/configuration.md what they mean."
+)]
 pub(super) struct Args {
-    /// Address and port to listen on
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9797")]
-    listen: SocketAddr,
-    /// Directory of the store
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/cputrace")]
-    data_dir: PathBuf,
-    /// Samples a second and CPU
-    #[arg(short = 'F', long, value_name = "HZ", default_value_t = 19, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    frequency: u32,
-    /// Length of a window: seconds, or with a unit
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration::seconds)]
-    window: Duration,
-    /// Kernel memory that unwind tables may take, in megabytes
-    #[arg(long, value_name = "MB", default_value_t = 64)]
-    unwind_memory: u64,
+    /// The configuration file [default: /etc/cputrace/cputrace.toml, if there is one]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Show the configuration that is in effect, as such a file, and do nothing else
+    #[arg(long)]
+    print_config: bool,
     #[command(flatten)]
-    counters: CounterArgs,
+    flags: Flags,
+}
+
+/// An option for each setting that can be one.
+#[derive(Debug)]
+struct Flags(Vec<(&'static Setting, String)>);
+
+fn with_flag() -> impl Iterator<Item = &'static Setting> {
+    SETTINGS.iter().filter(|setting| !setting.flag.is_empty())
+}
+
+impl clap::Args for Flags {
+    fn augment_args(command: Command) -> Command {
+        command.args(with_flag().map(arg))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+fn arg(setting: &'static Setting) -> Arg {
+    let default = match setting.default_value() {
+        toml::Value::String(text) if text.is_empty() => String::new(),
+        toml::Value::String(text) => format!(" [default: {text}]"),
+        toml::Value::Array(_) | toml::Value::Boolean(false) => String::new(),
+        value => format!(" [default: {value}]"),
+    };
+    let arg = Arg::new(setting.flag).long(setting.flag).value_name(setting.value_name);
+    let arg = arg.help(format!("{}{default}", setting.help())).action(ArgAction::Append);
+    let arg = if setting.flag == "frequency" { arg.short('F') } else { arg };
+    match setting.default_value() {
+        // `--pmu` alone is enough.
+        toml::Value::Boolean(_) => arg.num_args(0..=1).require_equals(true).default_missing_value("true"),
+        toml::Value::Array(_) => arg,
+        _ => arg.action(ArgAction::Set),
+    }
+}
+
+impl FromArgMatches for Flags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let given = with_flag().filter(|setting| matches.value_source(setting.flag) == Some(ValueSource::CommandLine));
+        let texts = given.map(|setting| {
+            let values = matches.get_many::<String>(setting.flag).unwrap_or_default();
+            (setting, values.map(String::as_str).collect::<Vec<_>>().join(","))
+        });
+        Ok(Self(texts.collect()))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl Args {
+    fn source(&self) -> Source {
+        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let variables = SETTINGS.iter().filter_map(|setting| Some((setting, variable(&setting.variable()?)?)));
+        Source {
+            file: self.config.clone().or_else(|| variable("CPUTRACE_CONFIG").map(PathBuf::from)),
+            variables: variables.collect(),
+            flags: self.flags.0.clone(),
+        }
+    }
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let session = Options {
-        targets: vec![Target::All],
-        frequency: args.frequency,
-        duration: None,
-        interval: Duration::from_secs(1),
-        tier: None,
-        follow_children: true,
-        unwind_kb: args.unwind_memory * 1024,
-        accounting: true,
-        waits: Some(Waits { min: MIN_WAIT, wakers: false }),
-        timeline: false,
-        wait_rules: String::new(),
-        pmu: args.counters.sets(),
-        event: None,
-        stack_counters: args.counters.pmu_stacks.clone(),
-        event_period: None,
-    };
-    // As `cputrace record` does without flags.
-    let waits = Some(Waits { min: Duration::from_millis(1), wakers: true });
-    let on_demand = Options { interval: Duration::from_millis(100), waits, timeline: true, ..session.clone() };
-    let settings = Settings {
-        listen: args.listen,
-        data_dir: args.data_dir.clone(),
-        retention: Retention::default(),
-        groups: GroupOptions::default(),
-        window: args.window,
-        session,
-        on_demand,
-    };
+    let source = args.source();
+    let config = source.load()?;
+    if args.print_config {
+        io::stdout().write_all(config.to_toml().as_bytes())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let settings = config.settings()?;
     let stop = stop::signals()?;
     let mut on_start = |address| say(&format!("cputrace: watching this host, serving http://{address}"));
     let tell = |line: &str| say(&format!("cputrace: {line}"));
