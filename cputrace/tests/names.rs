@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use cputrace::model::*;
 use cputrace::process::elf::ElfFacts;
-use cputrace::symbolize::{Code, symbolize};
+use cputrace::symbolize::{Code, Detail, symbolize};
 use proptest::prelude::*;
 use support::lab::Lab;
 use support::require;
@@ -86,6 +86,31 @@ fn inlines_and_lines_are_addr2lines() {
     let rust = lab.compile("rustc", &["-O", "-g"], "sample.rs");
     for function in ["total", "words", "sample4main"] {
         check_lines(&rust, function);
+    }
+}
+
+/// By symbols alone, one address tells the whole function: its extent is what nm says; of a stripped program what its unwind
+/// information says.
+#[test]
+fn functions_as_a_whole() {
+    if !(require("cc") && require("objcopy") && require("nm")) {
+        return;
+    }
+    let lab = Lab::new();
+    let program = lab.compile("cc", &["-O2", "-g"], "sample.c");
+    let symbol = nm(&program, &[]).into_iter().find(|symbol| symbol.name == "hidden_sum").unwrap();
+    let extent = symbol.address..symbol.address + symbol.size;
+    let stripped = lab.path("stripped");
+    run(Command::new("objcopy").arg("--strip-all").args([&program, &stripped]));
+    let unnamed = format!("file+{:#x}", symbol.address);
+    for (file, name) in [(&program, "hidden_sum"), (&stripped, &*unnamed)] {
+        let mut profile = Profile::new();
+        let path = profile.string("/some/file");
+        let mapping = profile.mapping(Mapping { kind: MappingKind::File, path, build_id: None });
+        let location = profile.location(mapping, ElfAddr(symbol.address + symbol.size / 2));
+        let extents = symbolize(&mut profile, &|_| elf(file), Detail::Functions, &|| false);
+        assert_eq!(extents, [(location, extent.clone())], "{name}");
+        assert_eq!(profile.names(location), [name]);
     }
 }
 
@@ -340,7 +365,7 @@ fn stopping_stops() {
     // As a message that is taken out of its channel.
     let asked = std::cell::Cell::new(0);
     let stopped = || asked.replace(asked.get() + 1) == 1;
-    symbolize(&mut profile, &|_| Code::Missing(UnknownReason::FileGone), &stopped);
+    symbolize(&mut profile, &|_| Code::Missing(UnknownReason::FileGone), Detail::Lines, &stopped);
     let reasons: Vec<_> = profile.locations().iter().map(|location| location.unknown.unwrap()).collect();
     assert_eq!(reasons, [UnknownReason::FileGone, UnknownReason::NotSymbolized, UnknownReason::NotSymbolized]);
 }

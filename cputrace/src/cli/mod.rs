@@ -23,6 +23,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::process::own;
+
 /// Where a process spends its time, on the CPU and off it, and why.
 #[derive(Debug, Parser)]
 #[command(
@@ -62,6 +64,7 @@ pub fn run() -> ExitCode {
             return ExitCode::from(error.exit_code() as u8);
         }
     };
+    own::keep_memory_low();
     let done = match cli.command {
         Some(Command::Record(args)) => record::run(&args),
         None => record::run(&cli.record),

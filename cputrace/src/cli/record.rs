@@ -16,6 +16,7 @@ use crate::ebpf::Waits;
 use crate::model::{Aspect, Target, Tier};
 use crate::process::command::{CommandError, HeldCommand};
 use crate::session::{self, EndReason, Options, Outcome, SessionError};
+use crate::symbolize::Detail;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -132,6 +133,7 @@ impl Args {
             waits: (!self.no_sched && !self.no_off_cpu).then_some(waits),
             wait_rules,
             timeline: !self.no_timeline,
+            detail: Detail::Lines,
             pmu: self.counters.sets(),
             event: self.event.clone(),
             event_period: self.event_period,

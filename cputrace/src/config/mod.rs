@@ -23,6 +23,7 @@ use crate::model::Target;
 use crate::serve::Settings;
 use crate::session::Options;
 use crate::store::Retention;
+use crate::symbolize::Detail;
 use setting::settings;
 pub use setting::{Setting, Takes};
 use source::ConfigError;
@@ -45,6 +46,8 @@ settings! {
         tier: WantedTier = WantedTier(None), "tier" "TIER", Restart;
         /// Kernel memory that unwind tables may take: megabytes, or with a unit
         unwind_memory: Bytes = Bytes(64 << 20), "unwind-memory" "SIZE", Restart;
+        /// Name inlined functions too, where there is debug information: takes many times the CPU time for names
+        inlined: bool = false, "inlined" "BOOL", Restart;
         /// Keep waits with their stacks
         off_cpu: bool = true, "off-cpu" "BOOL", Restart;
         /// Keep waits of at least this time: seconds, or with a unit
@@ -113,6 +116,7 @@ impl Config {
             accounting: true,
             waits: sampling.off_cpu.then_some(waits),
             timeline: false,
+            detail: if sampling.inlined { Detail::Lines } else { Detail::Functions },
             wait_rules,
             pmu: sets.0,
             event: (!sampling.event.is_empty()).then(|| sampling.event.clone()),
@@ -121,7 +125,8 @@ impl Config {
         };
         // As `cputrace record` does without flags.
         let waits = Some(Waits { min: Duration::from_millis(1), wakers: true });
-        let on_demand = Options { interval: Duration::from_millis(100), waits, timeline: true, ..session.clone() };
+        let (interval, detail) = (Duration::from_millis(100), Detail::Lines);
+        let on_demand = Options { interval, waits, timeline: true, detail, ..session.clone() };
         Ok(Settings {
             listen: web.listen,
             data_dir: store.data_dir.clone(),

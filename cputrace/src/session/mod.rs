@@ -21,6 +21,7 @@ use crate::process::command::{CommandError, HeldCommand};
 use crate::process::target::TargetError;
 use crate::source::counters::CpuCountersError;
 use crate::source::event::EventClockError;
+use crate::symbolize::Detail;
 use crate::tier::TierError;
 use run::{Session, Windows};
 pub use window::session_id;
@@ -55,6 +56,8 @@ pub struct Options {
     pub waits: Option<Waits>,
     /// Whether the time of each sample and wait is kept.
     pub timeline: bool,
+    /// How much is looked up of the places in code.
+    pub detail: Detail,
     /// A user's own rules for the reasons of waits.
     pub wait_rules: String,
     /// The sets of metrics to count beside the samples; empty for none.

@@ -23,7 +23,7 @@ use crate::pmu::reason::Reason;
 use crate::process::own;
 use crate::process::{Object, host};
 use crate::source::{counters, event, on_cpu};
-use crate::symbolize::{Code, NameCache, symbolize};
+use crate::symbolize::{Code, Detail, NameCache, symbolize};
 use crate::tier;
 use crate::unwind::UnwindStats;
 
@@ -51,6 +51,7 @@ pub(super) struct Closed {
 /// Completes windows; what the next one can use is kept.
 pub(super) struct Finisher {
     keeps_waits: bool,
+    detail: Detail,
     reasons: WaitReasons,
     names: NameCache,
 }
@@ -58,7 +59,8 @@ pub(super) struct Finisher {
 impl Finisher {
     pub(super) fn new(options: &Options) -> Result<Self, RuleError> {
         let reasons = WaitReasons::new(&options.wait_rules)?;
-        Ok(Self { keeps_waits: options.waits.is_some(), reasons, names: NameCache::default() })
+        let (keeps_waits, detail) = (options.waits.is_some(), options.detail);
+        Ok(Self { keeps_waits, detail, reasons, names: NameCache::default() })
     }
 
     /// Looks up names and reasons; when `stopped` turns true the rest stays without.
@@ -70,8 +72,8 @@ impl Finisher {
         let code = |mapping: MappingId| {
             objects.get(&mapping).map_or(Code::Missing(UnknownReason::Unmapped), |object| finder.find(object))
         };
-        symbolize(profile, &code, stopped);
-        self.names.learn(profile);
+        let extents = symbolize(profile, &code, self.detail, stopped);
+        self.names.learn(profile, &extents);
         recording.notes.extend(finder.notes());
         recording.notes.extend(unnamed::notes(profile));
         if self.keeps_waits && recording.scheduler.is_some() {

@@ -18,7 +18,7 @@ use object::{CompressionFormat, LittleEndian, Object as _, ObjectSection as _, R
 
 use tempfile::TempDir;
 
-use super::{SourceLine, guard};
+use super::{Detail, SourceLine, guard};
 use crate::model::UnknownReason;
 
 /// Addresses looked up at once: larger batches need more memory and are no faster.
@@ -37,8 +37,17 @@ const MAX_SYMBOL_BYTES: usize = 64 << 10;
 /// Where the small symbol table of distributions without debug packages is ("MiniDebugInfo").
 const MINI_DEBUG_INFO: &str = ".gnu_debugdata";
 
-/// The functions and lines at an address, innermost first.
-pub(super) type Found = Result<Vec<SourceLine>, UnknownReason>;
+/// What is at an address.
+pub(super) type Found = Result<Place, UnknownReason>;
+
+/// A place in a file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Place {
+    /// Its functions and their lines, innermost first.
+    pub(super) lines: Vec<SourceLine>,
+    /// The addresses of which the same is true.
+    pub(super) extent: Range<u64>,
+}
 
 /// One file, and what its headers say about it.
 pub(super) struct ElfNames<'a> {
@@ -93,14 +102,15 @@ impl<'a> ElfNames<'a> {
     }
 
     /// The functions at `addresses`, which are sorted. Gives up when `stopped` says so.
-    pub(super) fn look_up(&self, addresses: &[u64], stopped: &dyn Fn() -> bool) -> Vec<Found> {
+    pub(super) fn look_up(&self, addresses: &[u64], detail: Detail, stopped: &dyn Fn() -> bool) -> Vec<Found> {
         let path = self.path();
+        let has_lines = self.has_debug_info && detail == Detail::Lines;
         // What is damaged costs only itself: the package first, then all debug information.
-        let packaged = self.beside_package().filter(|_| self.has_debug_info);
+        let packaged = if has_lines { self.beside_package() } else { None };
         let found =
             packaged.ok_or(guard::Broken).and_then(|(_folder, path)| self.in_tables(&path, addresses, true, stopped));
         found
-            .or_else(|guard::Broken| match self.has_debug_info {
+            .or_else(|guard::Broken| match has_lines {
                 true => self.in_tables(&path, addresses, true, stopped),
                 false => Err(guard::Broken),
             })
@@ -146,7 +156,11 @@ impl<'a> ElfNames<'a> {
                 let found = reader.symbolizer.symbolize(&source, Input::VirtOffset(batch));
                 all.extend(batch.iter().zip(found.map_err(|_| guard::Broken)?).map(|(&address, symbolized)| {
                     match symbolized {
-                        Symbolized::Sym(symbol) => self.functions(address, &symbol),
+                        Symbolized::Sym(symbol) => {
+                            let extent = if debug_info { None } else { extent(&symbol, address) };
+                            let extent = extent.unwrap_or(address..address.saturating_add(1));
+                            self.functions(address, &symbol).map(|lines| Place { lines, extent })
+                        }
                         Symbolized::Unknown(reason) => Err(unknown(reason)),
                     }
                 }));
@@ -160,7 +174,7 @@ impl<'a> ElfNames<'a> {
 
     /// A symbol and what is inlined in it, innermost first. The line of each function is that of the call in it; blazesym
     /// reports them outermost first, each with the line within itself.
-    fn functions(&self, address: u64, symbol: &Sym<'_>) -> Found {
+    fn functions(&self, address: u64, symbol: &Sym<'_>) -> Result<Vec<SourceLine>, UnknownReason> {
         // Some functions have no name. A symbol without a size ends with its section; a function that debug information
         // has in several pieces has neither size nor address here.
         let is_bounded = symbol.size.is_some() || symbol.addr == 0 || self.is_one_section(symbol.addr, address);
@@ -182,6 +196,12 @@ impl<'a> ElfNames<'a> {
     fn is_one_section(&self, symbol: u64, address: u64) -> bool {
         self.sections.iter().any(|section| section.contains(&symbol) && section.contains(&address))
     }
+}
+
+/// The function's addresses, if the symbol says so.
+fn extent(symbol: &Sym<'_>, address: u64) -> Option<Range<u64>> {
+    let size = u64::try_from(symbol.size?).ok()?;
+    Some(symbol.addr..symbol.addr.checked_add(size)?).filter(|extent| extent.contains(&address))
 }
 
 /// Reads one file.

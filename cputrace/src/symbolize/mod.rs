@@ -25,6 +25,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::BufReader;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::model::{ElfAddr, Function, Line, LocationId, MappingId, Profile, UnknownReason};
@@ -58,6 +59,19 @@ pub enum Code {
     Missing(UnknownReason),
 }
 
+/// How much is wanted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Detail {
+    /// Inlined functions and source lines too, where there is debug information.
+    Lines,
+    /// Functions by their symbols alone: a fraction of the work, and what was learnt of one address holds for its whole
+    /// function.
+    Functions,
+}
+
+/// Locations whose names hold for more addresses than their own, with these.
+pub type Extents = Vec<(LocationId, Range<u64>)>;
+
 /// A function at an address, its own or one that is inlined there, and the line in it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 struct SourceLine {
@@ -71,7 +85,13 @@ struct SourceLine {
 
 /// Looks up every location that was not looked up before. `code` says where a mapping's code is; when `stopped`
 /// turns true the rest stays without names.
-pub fn symbolize(profile: &mut Profile, code: &dyn Fn(MappingId) -> Code, stopped: &dyn Fn() -> bool) {
+pub fn symbolize(
+    profile: &mut Profile,
+    code: &dyn Fn(MappingId) -> Code,
+    detail: Detail,
+    stopped: &dyn Fn() -> bool,
+) -> Extents {
+    let mut extents = Extents::new();
     let mut wanted: BTreeMap<MappingId, Vec<(u64, LocationId)>> = BTreeMap::new();
     for id in profile.location_ids() {
         let location = &profile.locations()[id.index()];
@@ -87,19 +107,27 @@ pub fn symbolize(profile: &mut Profile, code: &dyn Fn(MappingId) -> Code, stoppe
     };
     for (mapping, mut locations) in wanted {
         if stopped() {
-            return;
+            break;
         }
         locations.sort_unstable();
         match code(mapping) {
             Code::Elf { file, debug, package } => {
                 let files = ElfFiles { file: &file, debug: debug.as_ref(), package: package.as_ref() };
-                symbolize_elf(profile, files, locations, stopped);
+                symbolize_elf(profile, files, locations, &mut Wanted { detail, stopped, extents: &mut extents });
             }
             Code::PerfMap { file } => symbolize_jit(profile, &file, &locations),
             Code::Kernel => symbolize_kernel(profile, &locations),
             Code::Missing(reason) => set_all(profile, &locations, reason),
         }
     }
+    extents
+}
+
+/// What is wanted of files, and what comes of it beside names.
+struct Wanted<'a> {
+    detail: Detail,
+    stopped: &'a dyn Fn() -> bool,
+    extents: &'a mut Extents,
 }
 
 /// See [`Code::Elf`].
@@ -114,18 +142,23 @@ fn symbolize_elf(
     profile: &mut Profile,
     ElfFiles { file: own_file, debug, package }: ElfFiles<'_>,
     locations: Vec<(u64, LocationId)>,
-    stopped: &dyn Fn() -> bool,
+    wanted: &mut Wanted<'_>,
 ) {
+    let Wanted { detail, stopped, .. } = *wanted;
     let mut unnamed = locations;
     // Of two reasons that of the file with a symbol table says more.
     let mut has_symbols = false;
     for file in debug.into_iter().chain([own_file]) {
-        let found = elf::ElfNames::open(file, package).map(|names| names.look_up(&addresses(&unnamed), stopped));
+        let found =
+            elf::ElfNames::open(file, package).map(|names| names.look_up(&addresses(&unnamed), detail, stopped));
         let found = found.unwrap_or_else(|reason| vec![Err(reason); unnamed.len()]);
         let mut left = Vec::new();
-        for ((address, id), lines) in unnamed.into_iter().zip(found) {
-            match lines {
-                Ok(lines) => set_lines(profile, id, &lines),
+        for ((address, id), place) in unnamed.into_iter().zip(found) {
+            match place {
+                Ok(place) => {
+                    set_lines(profile, id, &place.lines);
+                    wanted.extents.push((id, place.extent));
+                }
                 Err(reason) => {
                     has_symbols |= reason == UnknownReason::NotInSymbolTable;
                     let no_symbols = has_symbols && reason == UnknownReason::NoSymbols;
@@ -139,7 +172,7 @@ fn symbolize_elf(
     }
     if !unnamed.is_empty() && !stopped() {
         name_stubs(profile, own_file, &mut unnamed);
-        group_by_function(profile, own_file, &unnamed);
+        group_by_function(profile, own_file, &unnamed, wanted.extents);
     }
 }
 
@@ -156,17 +189,18 @@ fn name_stubs(profile: &mut Profile, file: &File, unnamed: &mut Vec<(u64, Locati
 }
 
 /// Gives addresses without a name the function that they lie in, or else their file.
-fn group_by_function(profile: &mut Profile, file: &File, unnamed: &[(u64, LocationId)]) {
+fn group_by_function(profile: &mut Profile, file: &File, unnamed: &[(u64, LocationId)], extents: &mut Extents) {
     let functions = FunctionRanges::read(file);
     for &(address, id) in unnamed {
         let location = &profile.locations()[id.index()];
         let (mapping, Some(reason)) = (location.mapping, location.unknown) else { continue };
         // That unwind information cannot be read is the unwinder's to say.
-        let start = functions.as_ref().ok().and_then(|functions| functions.start_of(address));
-        let name = match start {
-            Some(start) => profile.address_name(mapping, ElfAddr(start)),
+        let function = functions.as_ref().ok().and_then(|functions| functions.at(address));
+        let name = match &function {
+            Some(function) => profile.address_name(mapping, ElfAddr(function.start)),
             None => profile.unknown_name(mapping, reason),
         };
+        extents.extend(function.map(|function| (id, function)));
         let line = line(profile, &name, "", "", 0);
         profile.set_lines(id, Ok(vec![line]));
         profile.set_unknown(id, reason);

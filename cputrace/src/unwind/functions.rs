@@ -49,13 +49,17 @@ impl<'a> FunctionRanges<'a> {
         Ok(Self { file, headers, ranges })
     }
 
-    /// The first address of the function that `address` lies in.
-    pub fn start_of(&self, address: u64) -> Option<u64> {
+    /// The function that `address` lies in: from its first address up to its end, or, where nothing describes it, as far as it
+    /// is known to go.
+    pub fn at(&self, address: u64) -> Option<Range<u64>> {
         let after = self.ranges.partition_point(|range| range.start <= address);
         let before = self.ranges[..after].last();
         match before.filter(|range| range.contains(&address)) {
-            Some(range) => Some(range.start),
-            None => self.start_by_code(address, before.map_or(0, |range| range.end)),
+            Some(range) => Some(range.clone()),
+            None => {
+                let start = self.start_by_code(address, before.map_or(0, |range| range.end))?;
+                Some(start..address.checked_add(1)?)
+            }
         }
     }
 

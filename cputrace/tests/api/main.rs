@@ -17,6 +17,8 @@ use cputrace::serve::{Settings, State, router};
 use cputrace::session::Options;
 use cputrace::store::windows::Range;
 use cputrace::store::{Retention, Store, unix_ms};
+use cputrace::symbolize::Detail;
+use cputrace::symbolize::Detail;
 use serde_json::Value;
 use tempfile::TempDir;
 use windows::{facts, window};
@@ -72,6 +74,7 @@ impl Server {
             accounting: true,
             waits: None,
             timeline: false,
+            detail: Detail::Lines,
             wait_rules: String::new(),
             pmu: Vec::new(),
             event: None,
