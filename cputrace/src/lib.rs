@@ -8,6 +8,7 @@
 //! | [`group`] | groups of processes, and what they came to |
 //! | [`store`] | what `serve` keeps: windows, traces, events |
 //! | [`metrics`] | Prometheus metrics |
+//! | [`grafana`] | dashboards and rules, as files |
 //! | [`model`] | a recording in pprof's terms; knows nothing else |
 //! | [`tier`] | the ways to samples: eBPF, perf_event_open, none |
 //! | [`ebpf`] | the eBPF object in the kernel |
@@ -36,6 +37,7 @@ pub mod doctor;
 pub mod duration;
 pub mod ebpf;
 pub mod export;
+pub mod grafana;
 pub mod group;
 pub mod import;
 pub mod metrics;

@@ -4,11 +4,13 @@
 
 mod bench;
 mod build_ebpf;
+mod dashboards;
 mod demo;
 mod docs;
 mod kernels;
 mod lint;
-mod schemathesis;
+mod pictures;
+mod python;
 mod system;
 mod test;
 mod workload;
@@ -31,6 +33,10 @@ enum Command {
     BuildEbpf(build_ebpf::Args),
     /// Write the documents that are generated from the code
     Docs,
+    /// Write Grafana's dashboards, from their tables of panels
+    Dashboards,
+    /// Draw pictures of the dashboards from what a Prometheus answers to their queries
+    DashboardPictures(pictures::Args),
     /// Boot Debian's kernels in QEMU, and record there
     Kernels(kernels::Args),
     /// Measure what cputrace costs, beside perf and bpftrace
@@ -51,6 +57,8 @@ fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Lint => lint::run()?,
         Command::BuildEbpf(args) => build_ebpf::run(args)?,
         Command::Docs => docs::run()?,
+        Command::Dashboards => dashboards::run()?,
+        Command::DashboardPictures(args) => pictures::run(args)?,
         Command::Kernels(args) => kernels::run(args)?,
         Command::Bench(args) => bench::run(args)?,
     }

@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 
 use crate::system::{cargo, command, install, output, root_prefix};
 use crate::workload::{self, Frames};
-use crate::{build_ebpf, kernels, lint, schemathesis};
+use crate::{build_ebpf, kernels, lint, python};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -48,7 +48,7 @@ const PACKAGES: &[(&str, &str)] = &[
 ];
 
 /// The test programs whose ignored tests need root.
-const LIVE_TESTS: &[&str] = &["live", "serve", "sched", "unwinding", "pmu", "programs", "names_versions"];
+const LIVE_TESTS: &[&str] = &["live", "serve", "sched", "unwinding", "pmu", "programs", "names_versions", "grafana"];
 
 enum Outcome {
     Passed,
@@ -94,7 +94,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut steps = Steps::default();
     steps.run("install", |_| {
         install(PACKAGES)?;
-        schemathesis::install()?;
+        python::install()?;
         build_ebpf::install_toolchain()
     });
     if no_lint {
@@ -157,7 +157,9 @@ impl CargoTest<'_> {
         let mut cargo = cargo();
         cargo.args(["test", "--locked", "--quiet", "--no-fail-fast"]).args(*selection);
         // Also what a test that passed has to say: why it did not do its work.
-        cargo.env(schemathesis::VARIABLE, schemathesis::path()?);
+        for package in python::PACKAGES {
+            cargo.env(package.variable, package.path()?);
+        }
         cargo.args(["--", "--show-output"]).args(*harness).stdout(Stdio::piped());
         if let Some(object) = object {
             cargo.env("CPUTRACE_BPF_OBJECT", object);

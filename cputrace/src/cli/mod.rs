@@ -1,6 +1,7 @@
 //! The command line; the only module that prints.
 //!
-//! One file a command: [`record`], [`report`], [`serve`], [`doctor`], [`pmu`]. [`live`] is what is shown while recording, [`summary`] what
+//! One file a command: [`record`], [`report`], [`serve`], [`doctor`], [`pmu`],
+//! [`grafana`]. [`live`] is what is shown while recording, [`summary`] what
 //! is shown at the end, [`counters`] its part about them, [`diff`] what changed between two recordings, [`output`] which
 //! files are written, [`stop`] how Ctrl-C
 //! ends it.
@@ -8,6 +9,7 @@
 mod counters;
 mod diff;
 mod doctor;
+mod grafana;
 mod live;
 mod output;
 mod pmu;
@@ -52,6 +54,8 @@ enum Command {
     Doctor(doctor::Args),
     /// Show what the CPU's counters can count, and what an event means.
     Pmu(pmu::Args),
+    /// Write what Grafana and Prometheus need: dashboards, data sources, rules.
+    Grafana(grafana::Args),
 }
 
 /// Parses the command line and does what it says.
@@ -72,6 +76,7 @@ pub fn run() -> ExitCode {
         Some(Command::Serve(args)) => serve::run(&args),
         Some(Command::Doctor(args)) => Ok(doctor::run(&args)),
         Some(Command::Pmu(args)) => pmu::run(&args),
+        Some(Command::Grafana(args)) => grafana::run(&args),
     };
     done.unwrap_or_else(|error| {
         say(&format!("cputrace: {error:#}"));
