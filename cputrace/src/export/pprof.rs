@@ -41,9 +41,10 @@ impl Exporter for Pprof {
     }
 }
 
-/// The messages of `profile.proto`.
+/// The messages of `profile.proto`; their JSON is that of protobuf, but for its numbers.
 pub(crate) mod proto {
-    #[derive(Clone, PartialEq, prost::Message)]
+    #[derive(Clone, PartialEq, prost::Message, serde::Serialize)]
+    #[serde(rename_all = "camelCase")]
     pub(crate) struct Profile {
         #[prost(message, repeated, tag = "1")]
         pub(crate) sample_type: Vec<ValueType>,
@@ -71,7 +72,8 @@ pub(crate) mod proto {
         pub(crate) default_sample_type: i64,
     }
 
-    #[derive(Clone, Copy, PartialEq, prost::Message)]
+    #[derive(Clone, Copy, PartialEq, prost::Message, serde::Serialize)]
+    #[serde(rename_all = "camelCase")]
     pub(crate) struct ValueType {
         #[prost(int64, tag = "1")]
         pub(crate) r#type: i64,
@@ -79,7 +81,8 @@ pub(crate) mod proto {
         pub(crate) unit: i64,
     }
 
-    #[derive(Clone, PartialEq, prost::Message)]
+    #[derive(Clone, PartialEq, prost::Message, serde::Serialize)]
+    #[serde(rename_all = "camelCase")]
     pub(crate) struct Sample {
         #[prost(uint64, repeated, tag = "1")]
         pub(crate) location_id: Vec<u64>,
@@ -89,7 +92,8 @@ pub(crate) mod proto {
         pub(crate) label: Vec<Label>,
     }
 
-    #[derive(Clone, Copy, PartialEq, prost::Message)]
+    #[derive(Clone, Copy, PartialEq, prost::Message, serde::Serialize)]
+    #[serde(rename_all = "camelCase")]
     pub(crate) struct Label {
         #[prost(int64, tag = "1")]
         pub(crate) key: i64,
@@ -99,7 +103,8 @@ pub(crate) mod proto {
         pub(crate) num: i64,
     }
 
-    #[derive(Clone, Copy, PartialEq, prost::Message)]
+    #[derive(Clone, Copy, PartialEq, prost::Message, serde::Serialize)]
+    #[serde(rename_all = "camelCase")]
     pub(crate) struct Mapping {
         #[prost(uint64, tag = "1")]
         pub(crate) id: u64,
@@ -121,7 +126,8 @@ pub(crate) mod proto {
         pub(crate) has_inline_frames: bool,
     }
 
-    #[derive(Clone, PartialEq, prost::Message)]
+    #[derive(Clone, PartialEq, prost::Message, serde::Serialize)]
+    #[serde(rename_all = "camelCase")]
     pub(crate) struct Location {
         #[prost(uint64, tag = "1")]
         pub(crate) id: u64,
@@ -133,7 +139,8 @@ pub(crate) mod proto {
         pub(crate) line: Vec<Line>,
     }
 
-    #[derive(Clone, Copy, PartialEq, prost::Message)]
+    #[derive(Clone, Copy, PartialEq, prost::Message, serde::Serialize)]
+    #[serde(rename_all = "camelCase")]
     pub(crate) struct Line {
         #[prost(uint64, tag = "1")]
         pub(crate) function_id: u64,
@@ -141,7 +148,8 @@ pub(crate) mod proto {
         pub(crate) line: i64,
     }
 
-    #[derive(Clone, Copy, PartialEq, prost::Message)]
+    #[derive(Clone, Copy, PartialEq, prost::Message, serde::Serialize)]
+    #[serde(rename_all = "camelCase")]
     pub(crate) struct Function {
         #[prost(uint64, tag = "1")]
         pub(crate) id: u64,
@@ -179,7 +187,8 @@ fn id(index: usize) -> u64 {
     index as u64 + 1
 }
 
-fn message(recording: &Recording) -> proto::Profile {
+/// All of a recording.
+pub(crate) fn message(recording: &Recording) -> proto::Profile {
     let profile = &if recording.threads.is_empty() { recording.profile.clone() } else { with_wall(recording) };
     let mut strings = Strings { table: vec![String::new()], ids: HashMap::from([(String::new(), 0)]) };
     let sample_type: Vec<_> = profile

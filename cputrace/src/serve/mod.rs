@@ -3,11 +3,12 @@
 //! The session runs in the caller's thread, windows are completed in another one (`session`), and HTTP has its own: no
 //! request can hold up the collection.
 //! - [`http`]: the listener.
-//! - [`routes`]: what is answered at which path; [`api`] all below `/api`.
+//! - [`routes`]: what is answered at which path; [`api`] all below `/api`, [`pyroscope`] what Grafana asks a Pyroscope for.
 //! - [`state`]: what the others share.
 
 pub mod api;
 mod http;
+mod pyroscope;
 mod routes;
 mod state;
 

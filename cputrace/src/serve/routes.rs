@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 
-use super::{State, api};
+use super::{State, api, pyroscope};
 use crate::metrics::encode::{Exposition, encode};
 
 /// All paths of the server.
@@ -19,7 +19,8 @@ pub fn router(state: Arc<State>) -> Router {
         .route("/-/healthy", get(|| async { "cputrace is alive\n" }))
         .route("/-/ready", get(ready))
         .with_state(state.clone())
-        .merge(api::router(state))
+        .merge(api::router(state.clone()))
+        .merge(pyroscope::router(state))
 }
 
 async fn landing() -> Html<String> {

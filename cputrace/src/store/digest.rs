@@ -11,6 +11,7 @@ use std::hash::Hash;
 use std::io::{self, Read};
 
 use prost::Message;
+use prost::bytes::Bytes;
 use rustc_hash::FxBuildHasher;
 
 use crate::group::Labels;
@@ -363,6 +364,23 @@ impl Digest {
         self.frames.id(FrameRow { name, file, start_line, mapping })
     }
 
+    /// Drops the sums of all stacks but those that begin with these functions, root first.
+    pub fn retain_below(&mut self, call_site: &[String]) {
+        // How many of the functions a stack has met; more than there are where it went another way.
+        let lost = call_site.len() + 1;
+        let mut met = vec![0];
+        for &(parent, frame) in &self.nodes.rows {
+            let so_far = met[parent as usize];
+            let name = self.text(self.frames.rows[frame as usize].name);
+            met.push(match call_site.get(so_far) {
+                Some(wanted) if wanted == name => so_far + 1,
+                Some(_) => lost,
+                None => so_far,
+            });
+        }
+        self.sums.retain(|&(_, _, node), _| met[node as usize] == call_site.len());
+    }
+
     fn member(&self, row: usize) -> Member<'_> {
         let MemberRow { group, process, thread, cgroup, unit, container, pod, pid, tid: _ } = self.members.rows[row];
         Member {
@@ -492,12 +510,72 @@ impl Digest {
 
     /// What [`Self::encode`] made; whatever else the bytes are is an error.
     pub fn decode(bytes: &[u8]) -> Result<Self, DigestError> {
-        let mut plain = Vec::new();
-        let decoder = zstd::stream::read::Decoder::new(bytes).map_err(DigestError::Zstd)?;
-        decoder.take(MAX_BYTES).read_to_end(&mut plain).map_err(DigestError::Zstd)?;
-        let message = proto::Window::decode(plain.as_slice())?;
+        let message = proto::Window::decode(unpack(bytes)?.as_slice())?;
         from_message(message).ok_or(DigestError::Reference)
     }
+}
+
+/// A stored window's sums by source and whose, of which stacks are not looked at: a fraction of [`Digest::decode`]'s time.
+#[derive(Clone, Debug)]
+pub struct StoredTotals {
+    message: proto::Totals,
+    sums: Vec<((u32, u32), Sum)>,
+}
+
+impl StoredTotals {
+    /// Of what [`Digest::encode`] made.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DigestError> {
+        // The message keeps references to these bytes, instead of a copy of each name.
+        let message = proto::Totals::decode(Bytes::from(unpack(bytes)?))?;
+        let mut sums: FxMap<(u32, u32), Sum> = FxMap::default();
+        for (row, &source) in message.sum_source.iter().enumerate() {
+            let columns = (message.sum_member.get(row), message.sum_count.get(row), message.sum_value.get(row));
+            let (Some(&member), Some(&count), Some(&value)) = columns else { return Err(DigestError::Reference) };
+            sums.entry((source, member)).or_default().add(Sum { count, value });
+        }
+        let mut sums: Vec<_> = sums.into_iter().collect();
+        sums.sort_unstable_by_key(|(key, _)| *key);
+        Ok(Self { message, sums })
+    }
+
+    /// Calls back with each source's name, whose sum, and the sum.
+    pub fn each(&self, visit: &mut dyn FnMut(&str, &Member<'_>, Sum)) -> Result<(), DigestError> {
+        for &((source, member), sum) in &self.sums {
+            let (source, member) = self.source(source).zip(self.member(member)).ok_or(DigestError::Reference)?;
+            visit(source, &member, sum);
+        }
+        Ok(())
+    }
+
+    fn source(&self, row: u32) -> Option<&str> {
+        self.text(&self.message.source_name, row)
+    }
+
+    fn member(&self, row: u32) -> Option<Member<'_>> {
+        let message = &self.message;
+        Some(Member {
+            group: self.text(&message.member_group, row)?,
+            process: self.text(&message.member_process, row)?,
+            thread: self.text(&message.member_thread, row)?,
+            cgroup: self.text(&message.member_cgroup, row)?,
+            unit: self.text(&message.member_unit, row)?,
+            container: self.text(&message.member_container, row)?,
+            pod: self.text(&message.member_pod, row)?,
+            pid: *message.member_pid.get(row as usize)?,
+        })
+    }
+
+    fn text(&self, column: &[u32], row: u32) -> Option<&str> {
+        let id = *column.get(row as usize)?;
+        std::str::from_utf8(self.message.strings.get(id as usize)?).ok()
+    }
+}
+
+fn unpack(bytes: &[u8]) -> Result<Vec<u8>, DigestError> {
+    let mut plain = Vec::new();
+    let decoder = zstd::stream::read::Decoder::new(bytes).map_err(DigestError::Zstd)?;
+    decoder.take(MAX_BYTES).read_to_end(&mut plain).map_err(DigestError::Zstd)?;
+    Ok(plain)
 }
 
 /// `None` where the message refers to what it does not hold.
@@ -598,6 +676,8 @@ fn parse_build_id(text: &str) -> Option<BuildId> {
 
 /// The stored message. Columns; new ones get new tags.
 mod proto {
+    use prost::bytes::Bytes;
+
     #[derive(Clone, PartialEq, prost::Message)]
     pub(super) struct Window {
         #[prost(string, repeated, tag = "1")]
@@ -652,6 +732,39 @@ mod proto {
         /// As `node_parent`.
         #[prost(uint32, repeated, tag = "25")]
         pub(super) sum_node: Vec<u32>,
+        #[prost(uint64, repeated, tag = "26")]
+        pub(super) sum_count: Vec<u64>,
+        #[prost(uint64, repeated, tag = "27")]
+        pub(super) sum_value: Vec<u64>,
+    }
+
+    /// The part of it that says who has how much.
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Totals {
+        #[prost(bytes = "bytes", repeated, tag = "1")]
+        pub(super) strings: Vec<Bytes>,
+        #[prost(uint32, repeated, tag = "11")]
+        pub(super) member_group: Vec<u32>,
+        #[prost(uint32, repeated, tag = "12")]
+        pub(super) member_process: Vec<u32>,
+        #[prost(uint32, repeated, tag = "13")]
+        pub(super) member_thread: Vec<u32>,
+        #[prost(uint32, repeated, tag = "14")]
+        pub(super) member_cgroup: Vec<u32>,
+        #[prost(uint32, repeated, tag = "15")]
+        pub(super) member_unit: Vec<u32>,
+        #[prost(uint32, repeated, tag = "16")]
+        pub(super) member_container: Vec<u32>,
+        #[prost(uint32, repeated, tag = "17")]
+        pub(super) member_pod: Vec<u32>,
+        #[prost(uint32, repeated, tag = "18")]
+        pub(super) member_pid: Vec<u32>,
+        #[prost(uint32, repeated, tag = "20")]
+        pub(super) source_name: Vec<u32>,
+        #[prost(uint32, repeated, tag = "23")]
+        pub(super) sum_source: Vec<u32>,
+        #[prost(uint32, repeated, tag = "24")]
+        pub(super) sum_member: Vec<u32>,
         #[prost(uint64, repeated, tag = "26")]
         pub(super) sum_count: Vec<u64>,
         #[prost(uint64, repeated, tag = "27")]

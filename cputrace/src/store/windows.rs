@@ -3,12 +3,13 @@
 //! A window is part of a range of time if its start is. A range is answered from the coarsest windows that lie in it whole,
 //! and at its ends from finer ones.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use serde::{Deserialize, Serialize};
 
-use super::digest::{Detail, Digest, Member};
+use super::digest::{Detail, Digest, DigestError, Member};
 use super::{Store, StoreError, from_unix_ms, unix_ms};
 
 /// How long a window of each level is, in milliseconds; the first level is as recorded.
@@ -152,6 +153,47 @@ impl Store {
         Ok(totals)
     }
 
+    /// Calls back with each window of a range as it is stored ([`Digest::decode`], [`StoredTotals::decode`]), and its stretch.
+    /// None is coarser than `resolution`, unless these would be more than `at_most`.
+    ///
+    /// [`StoredTotals::decode`]: super::digest::StoredTotals::decode
+    pub fn stored(
+        &self,
+        range: Range,
+        resolution: Duration,
+        at_most: usize,
+        mut visit: impl FnMut(Range, &[u8]) -> Result<(), DigestError>,
+    ) -> Result<(), StoreError> {
+        let reader = self.reader()?;
+        let (from, to) = (unix_ms(range.from), unix_ms(range.to));
+        let mut chosen = Vec::new();
+        for level in coarsest_within(resolution)..=COARSEST {
+            chosen = choose(&reader, from, to, level)?;
+            if chosen.len() <= at_most {
+                break;
+            }
+        }
+        let mut query = reader.prepare("SELECT digest FROM window WHERE id = ?1")?;
+        for Chosen { id, start, end } in chosen {
+            // Retention may have been faster.
+            let Some(bytes) = query.query_row([id], |row| row.get::<_, Vec<u8>>(0)).optional()? else { continue };
+            visit(Range { from: from_unix_ms(start), to: from_unix_ms(end) }, &bytes)?;
+        }
+        Ok(())
+    }
+
+    /// How many windows a range is read from, and their size.
+    pub fn cost(&self, range: Range) -> Result<(u64, u64), StoreError> {
+        let reader = self.reader()?;
+        let chosen = choose(&reader, unix_ms(range.from), unix_ms(range.to), COARSEST)?;
+        let mut query = reader.prepare("SELECT length(digest) FROM window WHERE id = ?1")?;
+        let mut bytes = 0;
+        for row in &chosen {
+            bytes += query.query_row([row.id], |row| row.get::<_, i64>(0)).optional()?.unwrap_or(0).cast_unsigned();
+        }
+        Ok((chosen.len() as u64, bytes))
+    }
+
     /// The stretches of a range that windows are there for: start and end of each; none coarser than `resolution`, as far as
     /// finer ones are left.
     pub fn covered(&self, range: Range, resolution: Duration) -> Result<Vec<(SystemTime, SystemTime)>, StoreError> {
@@ -175,28 +217,22 @@ impl Store {
         .collect()
     }
 
-    /// Names of all sources that a range has samples of.
-    pub fn sources(&self, range: Range) -> Result<Vec<String>, StoreError> {
-        self.names(range, "source")
-    }
-
-    /// Names of all groups that a range has samples of.
-    pub fn groups(&self, range: Range) -> Result<Vec<String>, StoreError> {
-        self.names(range, "grp")
-    }
-
-    fn names(&self, range: Range, column: &str) -> Result<Vec<String>, StoreError> {
+    /// The sources that a range has samples of, by their names, each with the groups that have them.
+    pub fn sources(&self, range: Range) -> Result<BTreeMap<String, BTreeSet<String>>, StoreError> {
         let reader = self.reader()?;
         let chosen = choose(&reader, unix_ms(range.from), unix_ms(range.to), COARSEST)?;
-        let sql = format!("SELECT DISTINCT name FROM total JOIN name ON name.id = {column} WHERE window = ?1");
-        let mut query = reader.prepare(&sql)?;
-        let mut names = std::collections::BTreeSet::new();
+        let mut query = reader.prepare(
+            "SELECT source.name, grp.name FROM total JOIN name source ON source.id = total.source
+             JOIN name grp ON grp.id = total.grp WHERE total.window = ?1",
+        )?;
+        let mut sources: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for Chosen { id, .. } in chosen {
-            for name in query.query_map([id], |row| row.get::<_, String>(0))? {
-                names.insert(name?);
+            for row in query.query_map([id], |row| Ok((row.get(0)?, row.get(1)?)))? {
+                let (source, group): (String, String) = row?;
+                sources.entry(source).or_default().insert(group);
             }
         }
-        Ok(names.into_iter().collect())
+        Ok(sources)
     }
 
     /// The start of the first window and the end of the last.

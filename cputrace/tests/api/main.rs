@@ -1,6 +1,9 @@
 //! The REST API over HTTP, on a store of made-up windows: what is asked for is answered, and what is wrong is refused.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
+mod pyroscope;
+#[path = "../support/mod.rs"]
+mod support;
 #[path = "../support/windows.rs"]
 mod windows;
 
@@ -16,8 +19,7 @@ use cputrace::model::Target;
 use cputrace::serve::{Settings, State, router};
 use cputrace::session::Options;
 use cputrace::store::windows::Range;
-use cputrace::store::{Retention, Store, unix_ms};
-use cputrace::symbolize::Detail;
+use cputrace::store::{Digest, Retention, Store, unix_ms};
 use cputrace::symbolize::Detail;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -55,13 +57,18 @@ impl Server {
     /// With windows of ten seconds each, the last of which has just ended: in each, group `a` has 30 ns on the CPU and `b` 10
     /// in each of two threads.
     fn start(windows: u32) -> Self {
+        Self::with(&vec![window(&[("a", 30), ("b", 10)]); windows as usize])
+    }
+
+    /// With these windows of ten seconds each, the last of which has just ended.
+    fn with(windows: &[Digest]) -> Self {
         let directory = TempDir::new().unwrap();
         let store = Store::open(directory.path()).unwrap();
-        let start = SystemTime::now() - Duration::from_secs(10) * windows;
-        for number in 0..windows {
+        let start = SystemTime::now() - Duration::from_secs(10) * u32::try_from(windows.len()).unwrap();
+        for (number, window) in (0..).zip(windows) {
             let from = start + Duration::from_secs(10) * number;
             let range = Range { from, to: from + Duration::from_secs(10) };
-            store.add_window(range, &facts(), &window(&[("a", 30), ("b", 10)])).unwrap();
+            store.add_window(range, &facts(), window).unwrap();
         }
         let session = Options {
             targets: vec![Target::All],

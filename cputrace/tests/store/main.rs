@@ -135,8 +135,10 @@ fn coarser_windows_stand_in() {
     assert_eq!(detailed.facts.windows, 750);
     // Half an hour within one that is only left as five minutes.
     assert_eq!(store.merge(range(600, 2400), Detail::Name, &|_, _| true).unwrap().facts.windows, 180);
-    assert_eq!(store.groups(range(0, 7500)).unwrap(), ["a"]);
-    assert_eq!(store.sources(range(0, 7500)).unwrap(), ["on-cpu"]);
+    let sources = store.sources(range(0, 7500)).unwrap().into_iter();
+    let sources: Vec<(String, Vec<String>)> =
+        sources.map(|(name, groups)| (name, groups.into_iter().collect())).collect();
+    assert_eq!(sources, [("on-cpu".to_owned(), vec!["a".to_owned()])]);
     assert_eq!(store.span().unwrap().unwrap(), range(0, 7500));
 }
 

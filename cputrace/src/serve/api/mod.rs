@@ -24,6 +24,8 @@ use utoipa_axum::routes;
 
 use super::State;
 pub use problem::Problem;
+pub(super) use profiles::recording;
+pub(super) use query::Moment;
 
 /// The largest upload.
 const MAX_UPLOAD: usize = 64 << 20;

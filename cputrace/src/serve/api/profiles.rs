@@ -106,7 +106,7 @@ fn merge(state: &State, range: Range, filter: &Filter, view: View) -> Result<Mer
 }
 
 /// What was merged, as if it had been recorded in one.
-fn recording(merged: Merged, range: Range) -> Recording {
+pub(in crate::serve) fn recording(merged: Merged, range: Range) -> Recording {
     let Merged { digest, facts, read: _ } = merged;
     let hz = f64::from(facts.frequency_hz);
     let lost = facts.samples_expected.saturating_sub(facts.samples_kept);

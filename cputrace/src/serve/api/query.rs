@@ -49,7 +49,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
 
 /// A moment: RFC 3339, seconds or milliseconds since 1970, `now`, `now-15m`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Moment(pub(super) SystemTime);
+pub(in crate::serve) struct Moment(pub(in crate::serve) SystemTime);
 
 /// Numbers from here on are milliseconds: as seconds they would be in the year 5138.
 const FIRST_MILLISECOND: u64 = 100_000_000_000;
