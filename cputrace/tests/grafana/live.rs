@@ -88,8 +88,11 @@ fn prometheus(directory: &Path, name: &str, target: &str, options: &[&str]) -> (
     std::fs::create_dir(&directory).unwrap();
     for file in FILES {
         if let Some(name) = file.path.strip_prefix("prometheus/").filter(|name| !name.contains('/')) {
-            std::fs::write(directory.join(name), file.text.replace("127.0.0.1:9797", target).replace(": 15s", ": 1s"))
-                .unwrap();
+            std::fs::write(
+                directory.join(name),
+                file.text.replace("127.0.0.1:9797", target).replace(": 15s", ": 1s").replace(": 10s", ": 1s"),
+            )
+            .unwrap();
         }
     }
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
