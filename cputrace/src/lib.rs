@@ -30,6 +30,7 @@
 pub mod aggregate;
 pub mod analyze;
 pub mod cli;
+mod client;
 pub mod code;
 pub mod collect;
 pub mod config;

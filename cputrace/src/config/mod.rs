@@ -20,14 +20,14 @@ use std::time::Duration;
 use crate::ebpf::Waits;
 use crate::group::GroupOptions;
 use crate::model::Target;
-use crate::serve::Settings;
+use crate::serve::{PushOptions, Settings};
 use crate::session::Options;
 use crate::store::Retention;
 use crate::symbolize::Detail;
 use setting::settings;
 pub use setting::{Setting, Takes};
 use source::ConfigError;
-use value::{Bytes, Frequency, Rules, Sets, Time, WantedTier};
+use value::{Bytes, Frequency, Rules, Sets, Time, Url, WantedTier};
 
 settings! {
     /// Where it is to be reached.
@@ -93,12 +93,20 @@ settings! {
         /// How large the store may grow: megabytes, or with a unit
         size: Bytes = Bytes(Retention::default().bytes), "retention-size" "SIZE", Reload;
     }
+
+    /// Where windows are handed on to, for many hosts in one place.
+    push: Push {
+        /// URL of a Pyroscope that each window is sent to
+        pyroscope: Url = Url(None), "push" "URL", Restart;
+        /// URL of a receiver of OpenTelemetry's profiles (v1development, which still changes) that each window is sent to
+        otlp: Url = Url(None), "push-otlp" "URL", Restart;
+    }
 }
 
 impl Config {
     /// What `serve` is to do by it.
     pub fn settings(&self) -> Result<Settings, ConfigError> {
-        let Self { web, sampling, counters, groups, store } = self;
+        let Self { web, sampling, counters, groups, store, push } = self;
         let wait_rules = match &sampling.wait_rules {
             path if path.as_os_str().is_empty() => String::new(),
             path => fs::read_to_string(path).map_err(|error| ConfigError::WaitRules { path: path.clone(), error })?,
@@ -133,6 +141,7 @@ impl Config {
             retention: Retention { age: store.age.0, fine_age: store.fine_age.0, bytes: store.size.0 },
             groups: GroupOptions { rules: groups.rules.0.clone(), max: groups.max, linger: groups.linger.0 },
             window: sampling.window.0,
+            push: PushOptions { pyroscope: push.pyroscope.0.clone(), otlp: push.otlp.0.clone() },
             session,
             on_demand,
         })

@@ -110,6 +110,30 @@ impl From<Frequency> for u32 {
     }
 }
 
+/// Where something is sent; `None`: nowhere.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Url(pub Option<String>);
+
+impl TryFrom<String> for Url {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let is_url = |scheme: &str| text.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty());
+        match &*text {
+            "" => Ok(Self(None)),
+            _ if ["http://", "https://"].into_iter().any(is_url) => Ok(Self(Some(text))),
+            _ => Err(format!("{text:?} is no URL: it has to begin with http:// or https://")),
+        }
+    }
+}
+
+impl From<Url> for String {
+    fn from(Url(url): Url) -> Self {
+        url.unwrap_or_default()
+    }
+}
+
 /// A way to sample, or the best that is allowed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "&'static str")]

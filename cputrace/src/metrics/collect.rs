@@ -36,6 +36,16 @@ impl Families {
         self.add(metric, series.into_iter().map(|(label, value)| (vec![label.to_owned()], Value::Number(value))));
     }
 
+    /// Adds a series of a metric to those that are there.
+    pub fn push(&mut self, metric: &'static Metric, labels: &[&str], value: f64) {
+        debug_assert_eq!(labels.len(), metric.labels.len(), "{}", metric.name);
+        let series = (labels.iter().map(|label| (*label).to_owned()).collect(), Value::Number(value));
+        match self.0.iter_mut().find(|family| family.metric == metric) {
+            Some(family) => family.series.push(series),
+            None => self.0.push(Family { metric, series: vec![series] }),
+        }
+    }
+
     /// All of them.
     pub fn finish(self) -> Vec<Family> {
         self.0

@@ -111,6 +111,10 @@ metrics! {
     STORE_LIMIT: Gauge "cputrace_store_limit_bytes" [] "Size that the store is kept below";
     STORE_WINDOWS: Gauge "cputrace_store_windows" [] "Windows in the store, of all lengths";
     STORE_FAILED: Counter "cputrace_store_failed_writes_total" [] "Windows, traces and events that could not be stored";
+    PUSH_WINDOWS: Counter "cputrace_push_windows_total" ["to", "result"] "Windows that were handed on to another server (--push, --push-otlp): sent, refused by it, or dropped because it could not be reached";
+    PUSH_RETRIES: Counter "cputrace_push_retries_total" ["to"] "Tries that failed and were followed by another one";
+    PUSH_BYTES: Counter "cputrace_push_bytes_total" ["to"] "Bytes of the requests that were taken, as they were sent";
+    PUSH_QUEUE: Gauge "cputrace_push_queued_windows" ["to"] "Windows that wait to be handed on";
     ANOMALY_SCORE: Gauge "cputrace_anomaly_score" ["groupname", "signal"] "How far the group's signal is from what is usual, in robust deviations";
     ANOMALIES: Counter "cputrace_anomalies_total" ["groupname", "signal"] "Anomalies that were reported";
     HTTP_REQUESTS: Counter "cputrace_http_requests_total" ["code"] "Answered HTTP requests, by status code";

@@ -4,10 +4,12 @@
 //! request can hold up the collection.
 //! - [`http`]: the listener.
 //! - [`routes`]: what is answered at which path; [`api`] all below `/api`, [`pyroscope`] what Grafana asks a Pyroscope for.
+//! - [`push`]: hands windows on to other servers.
 //! - [`state`]: what the others share.
 
 pub mod api;
 mod http;
+mod push;
 mod pyroscope;
 mod routes;
 mod state;
@@ -24,6 +26,7 @@ use crate::group::{GroupOptions, Groups};
 use crate::session::{EndReason, Options, SessionError, Stop, Watch};
 use crate::store::{Retention, Store, StoreError};
 use http::Server;
+pub use push::PushOptions;
 pub use routes::router;
 pub use state::State;
 
@@ -40,6 +43,8 @@ pub struct Settings {
     pub groups: GroupOptions,
     /// How long a window lasts.
     pub window: Duration,
+    /// Where windows are handed on to.
+    pub push: PushOptions,
     /// What to watch, and how.
     pub session: Options,
     /// How a process is recorded on demand; target, frequency and duration are the request's.
@@ -60,6 +65,9 @@ pub enum ServeError {
     /// The HTTP thread cannot be started.
     #[error("the HTTP server cannot be started: {0}")]
     Http(io::Error),
+    /// The threads that hand windows on cannot be started.
+    #[error("windows cannot be handed on: {0}")]
+    Push(io::Error),
     /// The store cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -83,11 +91,13 @@ pub fn serve(
     let groups = Groups::new(&settings.groups)?;
     let store = Store::open(&settings.data_dir)?;
     let state = Arc::new(State::new(settings, store, groups, say));
+    state.push(&settings.push).map_err(ServeError::Push)?;
     let server = Server::start(settings.listen, routes::router(state.clone()))?;
     let watch = Watch::start(&settings.session)?;
     state.set_ready();
     on_start(server.address());
     let end = watch.run(settings.window, &mut |window| state.add(&window), stop);
     server.stop();
+    state.stop();
     Ok(end)
 }

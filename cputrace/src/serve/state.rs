@@ -1,5 +1,6 @@
 //! What the window's thread writes and requests read.
 
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -7,13 +8,15 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{Semaphore, broadcast};
 
 use super::Settings;
+use super::push::{Push, PushOptions};
 
-use crate::group::{Groups, Labels};
+use crate::group::Groups;
 use crate::metrics::collect::{self, Families};
 use crate::metrics::counters::CounterSums;
 use crate::metrics::own::OwnSums;
 use crate::metrics::{self, Family};
 use crate::model::Recording;
+use crate::process::host;
 use crate::session::Options;
 use crate::store::windows::{Range, WindowFacts};
 use crate::store::{Digest, Retention, Store, StoreError};
@@ -54,6 +57,7 @@ pub struct State {
     pub on_demand: Options,
     /// What is to be said to the user, but only once.
     say: Box<dyn Fn(&str) + Send + Sync>,
+    push: Mutex<Option<Push>>,
     store_failed: AtomicBool,
     windows_not_stored: AtomicU64,
 }
@@ -90,6 +94,7 @@ impl State {
             recordings: Arc::new(Semaphore::new(1)),
             on_demand: settings.on_demand.clone(),
             say,
+            push: Mutex::default(),
             store_failed: AtomicBool::new(false),
             windows_not_stored: AtomicU64::new(0),
         }
@@ -107,7 +112,27 @@ impl State {
 
     /// What is off or went wrong: of the store, and of the last window.
     pub fn notes(&self) -> Vec<String> {
-        self.sums().notes.clone()
+        let mut notes = self.sums().notes.clone();
+        notes.extend(self.lock_push().iter().flat_map(Push::failures));
+        notes
+    }
+
+    /// Hands windows on from here on.
+    pub fn push(&self, options: &PushOptions) -> io::Result<()> {
+        *self.lock_push() = Some(Push::start(options, &host::host().hostname)?);
+        Ok(())
+    }
+
+    /// Hands on what still waits for it, and no more.
+    pub fn stop(&self) {
+        let push = self.lock_push().take();
+        if let Some(push) = push {
+            push.stop();
+        }
+    }
+
+    fn lock_push(&self) -> MutexGuard<'_, Option<Push>> {
+        self.push.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Looks at the groups; windows wait for it.
@@ -146,7 +171,13 @@ impl State {
             (labels, is_time)
         };
         self.tell(window);
-        let stored = self.keep(window, &labels);
+        let range = Range { from: window.start, to: window.start + window.duration };
+        let mut digest = Digest::new();
+        digest.add_profile(&window.profile, &labels);
+        let stored = self.keep(window, range, &digest);
+        if let Some(push) = &*self.lock_push() {
+            push.send(range, digest);
+        }
         let stored = stored.and_then(|()| match is_time_to_retain {
             true => self.store.retain(&self.retention, SystemTime::now()).map(drop),
             false => Ok(()),
@@ -197,9 +228,7 @@ impl State {
         let _ = self.news.send(News { kind: "window", data: data.to_string().into() });
     }
 
-    fn keep(&self, window: &Recording, labels: &[Labels]) -> Result<(), StoreError> {
-        let mut digest = Digest::new();
-        digest.add_profile(&window.profile, labels);
+    fn keep(&self, window: &Recording, range: Range, digest: &Digest) -> Result<(), StoreError> {
         let ledger = &window.ledger;
         let facts = WindowFacts {
             windows: 1,
@@ -210,8 +239,7 @@ impl State {
             bpf_ns: nanos(window.overhead.bpf_run_time.unwrap_or_default()),
             own_cpu_ns: nanos(window.overhead.own_cpu),
         };
-        let range = Range { from: window.start, to: window.start + window.duration };
-        self.store.add_window(range, &facts, &digest)
+        self.store.add_window(range, &facts, digest)
     }
 
     /// All metrics, as of now.
@@ -230,6 +258,9 @@ impl State {
             families.number(&metrics::STORE_WINDOWS, windows as f64);
         }
         families.number(&metrics::STORE_FAILED, self.store.failed_writes() as f64);
+        if let Some(push) = &*self.lock_push() {
+            push.collect(&mut families);
+        }
         collect::process(&mut families);
         families.finish()
     }

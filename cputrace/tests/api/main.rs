@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 
 use cputrace::group::{GroupOptions, Groups};
 use cputrace::model::Target;
-use cputrace::serve::{Settings, State, router};
+use cputrace::serve::{PushOptions, Settings, State, router};
 use cputrace::session::Options;
 use cputrace::store::windows::Range;
 use cputrace::store::{Digest, Retention, Store, unix_ms};
@@ -70,33 +70,7 @@ impl Server {
             let range = Range { from, to: from + Duration::from_secs(10) };
             store.add_window(range, &facts(), window).unwrap();
         }
-        let session = Options {
-            targets: vec![Target::All],
-            frequency: 19,
-            duration: None,
-            interval: Duration::from_secs(1),
-            tier: None,
-            follow_children: true,
-            unwind_kb: 16 << 10,
-            accounting: true,
-            waits: None,
-            timeline: false,
-            detail: Detail::Lines,
-            wait_rules: String::new(),
-            pmu: Vec::new(),
-            event: None,
-            event_period: None,
-            stack_counters: Vec::new(),
-        };
-        let settings = Settings {
-            listen: ([127, 0, 0, 1], 0).into(),
-            data_dir: directory.path().to_owned(),
-            retention: Retention::default(),
-            groups: GroupOptions::default(),
-            window: Duration::from_secs(10),
-            on_demand: session.clone(),
-            session,
-        };
+        let settings = settings(directory.path());
         let groups = Groups::new(&settings.groups).unwrap();
         let state = Arc::new(State::new(&settings, store, groups, Box::new(|_| {})));
         let listener = std::net::TcpListener::bind(settings.listen).unwrap();
@@ -125,6 +99,38 @@ impl Server {
 
     fn delete(&self, path: &str) -> Answer {
         answer(agent().delete(self.url(path)).call().unwrap())
+    }
+}
+
+/// What a server does here: nothing by itself.
+fn settings(data_dir: &Path) -> Settings {
+    let session = Options {
+        targets: vec![Target::All],
+        frequency: 19,
+        duration: None,
+        interval: Duration::from_secs(1),
+        tier: None,
+        follow_children: true,
+        unwind_kb: 16 << 10,
+        accounting: true,
+        waits: None,
+        timeline: false,
+        detail: Detail::Lines,
+        wait_rules: String::new(),
+        pmu: Vec::new(),
+        event: None,
+        event_period: None,
+        stack_counters: Vec::new(),
+    };
+    Settings {
+        listen: ([127, 0, 0, 1], 0).into(),
+        data_dir: data_dir.to_owned(),
+        retention: Retention::default(),
+        groups: GroupOptions::default(),
+        window: Duration::from_secs(10),
+        push: PushOptions::default(),
+        on_demand: session.clone(),
+        session,
     }
 }
 

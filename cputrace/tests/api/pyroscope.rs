@@ -3,20 +3,33 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::SystemTime;
 
-use cputrace::group::Labels;
-use cputrace::store::{Digest, unix_ms};
+use cputrace::group::{Groups, Labels};
+use cputrace::model::Recording;
+use cputrace::serve::{PushOptions, State};
+use cputrace::store::{Digest, Store, unix_ms};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::{recording, require};
-use crate::{Answer, Server, agent, answer};
+use crate::{Answer, Server, agent, answer, settings};
 
 const CPU: &str = "process_cpu:cpu:nanoseconds:cpu:nanoseconds";
 const SAMPLES: &str = "process_cpu:samples:count:cpu:nanoseconds";
 const OFF_CPU: &str = "off_cpu:off_cpu:nanoseconds::";
+
+/// Builds the Go program.
+fn build_client(directory: &TempDir) -> PathBuf {
+    let program = directory.path().join("client");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/api/pyroscope_client");
+    let mut build = Command::new("go");
+    build.args(["build", "-o"]).arg(&program).arg(".").current_dir(source);
+    assert!(build.env("GOFLAGS", "-mod=readonly").status().unwrap().success());
+    program
+}
 
 /// Grafana's client, in a process that stays for a test: its connections do, too.
 struct Client {
@@ -30,12 +43,7 @@ impl Client {
     /// Builds and starts it.
     fn start(server: &Server) -> Self {
         let directory = TempDir::new().unwrap();
-        let program = directory.path().join("client");
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/api/pyroscope_client");
-        let mut build = Command::new("go");
-        build.args(["build", "-o"]).arg(&program).arg(".").current_dir(source);
-        assert!(build.env("GOFLAGS", "-mod=readonly").status().unwrap().success());
-        let mut client = Command::new(program);
+        let mut client = Command::new(build_client(&directory));
         client.arg(server.url("")).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = client.spawn().unwrap();
         let (calls, answers) = (process.stdin.take().unwrap(), BufReader::new(process.stdout.take().unwrap()));
@@ -338,6 +346,67 @@ fn flame_graphs_are_the_folded_export() {
         expected.sort();
         assert_eq!(found, expected, "{source}");
     }
+}
+
+/// Windows are handed on to a Pyroscope and to a receiver of OpenTelemetry's profiles, both read with their makers' messages;
+/// what is not taken at first is sent again.
+#[test]
+fn windows_are_handed_on() {
+    if !require("go") {
+        return;
+    }
+    let directory = TempDir::new().unwrap();
+    let mut receiver = Command::new(build_client(&directory));
+    let mut receiver = receiver.args(["receive", "2"]).stdout(Stdio::piped()).spawn().unwrap();
+    let lines = BufReader::new(receiver.stdout.take().unwrap()).lines();
+    let mut lines = lines.map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap());
+    let url = lines.next().unwrap()["address"].as_str().unwrap().to_owned();
+    let push = PushOptions { pyroscope: Some(format!("{url}/")), otlp: Some(url) };
+    // What is old would not be sent twice.
+    let window = Recording { start: SystemTime::now(), ..recording() };
+    let settings = settings(directory.path());
+    let groups = Groups::new(&settings.groups).unwrap();
+    let state = State::new(&settings, Store::open(directory.path()).unwrap(), groups, Box::new(|_| {}));
+    state.push(&push).unwrap();
+    state.add(&window);
+    let (mut refused, mut done) = (0, 0);
+    let mut found: Vec<Value> = Vec::new();
+    while done < 2 {
+        let line = lines.next().unwrap();
+        refused += u32::from(line["refused"] == true);
+        done += u32::from(line["done"] == true);
+        if line["from"].is_string() {
+            found.push(line);
+        }
+    }
+    state.stop();
+    receiver.kill().unwrap();
+    receiver.wait().unwrap();
+    assert_eq!(refused, 2);
+    let from = |side: &'static str| found.iter().filter(move |profile| profile["from"] == side);
+    let sum = |side: &'static str, types: &str| {
+        let all = from(side).filter(|profile| profile["types"][0] == types);
+        let stacks = all.flat_map(|profile| profile["stacks"].as_array().unwrap());
+        let weight = |stack: &Value| stack.as_str().unwrap().rsplit_once(' ').unwrap().1.parse::<u64>().unwrap();
+        stacks.map(weight).sum::<u64>()
+    };
+    // Eight samples of 10,101,010 ns; waits of 110 ms, and of 5 ms in a run queue.
+    assert_eq!((sum("pyroscope", "cpu/nanoseconds"), sum("otlp", "samples/count")), (8 * 10_101_010, 8));
+    for side in ["pyroscope", "otlp"] {
+        // Of waits, each is there once more by who ended it, where that is known.
+        assert!([110_000_000, 170_000_000, 220_000_000].contains(&sum(side, "off_cpu/nanoseconds")), "{found:?}");
+        assert_eq!(sum(side, "delay/nanoseconds"), 5_000_000, "{found:?}");
+    }
+    let period = json!(["samples/count", "cpu/nanoseconds:10101010"]);
+    assert!(from("otlp").any(|profile| profile["types"] == period && profile["labels"]["service.name"].is_string()));
+    let stack = json!("main;main;parse<T>; with a semicolon;vfs_write 20202020");
+    assert!(from("pyroscope").all(|profile| profile["labels"]["service_name"].is_string()));
+    assert!(
+        from("pyroscope").any(|profile| {
+            profile["labels"]["__name__"] == "process_cpu" && profile["stacks"].as_array().unwrap().contains(&stack)
+        }),
+        "{found:?}"
+    );
 }
 
 fn post(server: &Server, path: &str, headers: &[(&str, &str)], body: &[u8]) -> (Answer, Option<String>) {

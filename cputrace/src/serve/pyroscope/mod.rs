@@ -12,7 +12,7 @@ mod flamegraph;
 mod json;
 mod labels;
 mod messages;
-mod profile_type;
+pub(super) mod profile_type;
 mod query;
 mod render;
 mod selector;

@@ -28,6 +28,11 @@ pub(in crate::serve) enum Number {
 }
 
 impl Number {
+    /// Whether it is how many there were.
+    pub(in crate::serve) fn is_count(self) -> bool {
+        self == Self::Count
+    }
+
     /// It, of a sum.
     pub(super) fn of(self, sum: Sum) -> u64 {
         match self {

@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"os"
 	"sort"
+	"strconv"
 	"strings"
 
 	"connectrpc.com/connect"
@@ -34,6 +35,13 @@ type call struct {
 }
 
 func main() {
+	if os.Args[1] == "receive" {
+		refusals, err := strconv.Atoi(os.Args[2])
+		if err != nil {
+			panic(err)
+		}
+		receive(refusals)
+	}
 	lines := bufio.NewScanner(os.Stdin)
 	lines.Buffer(nil, 1<<24)
 	for lines.Scan() {
