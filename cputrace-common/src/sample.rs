@@ -9,8 +9,11 @@ pub const MAX_USER_FRAMES: usize = 1024;
 /// Words of the registers of a thread whose stack userspace is to unwind.
 pub const REGISTERS: usize = 17;
 
+/// Words that can follow a sample's addresses: see [`SampleHeader::words`].
+pub const MAX_WORDS: usize = 8;
+
 /// Starts each record in the ring buffer; `kernel_frames` and then `user_frames` addresses of
-/// 8 bytes follow it, leaf first, and then `counters` words.
+/// 8 bytes follow it, leaf first, and then `words` words.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SampleHeader {
@@ -42,12 +45,34 @@ pub struct SampleHeader {
     pub queued_ns: u64,
     /// Of a wake-up, the thread that is woken.
     pub woken_tid: u32,
-    /// Of a tick of the clock: how many words follow the addresses, each what a counter counted since the thread's last
-    /// sample, or since it came to the CPU.
-    pub counters: u32,
+    /// How many words follow the addresses. Of a tick of the clock, each is what a counter counted since the thread's last
+    /// sample, or since it came to the CPU; of an event of instruction-based sampling, they are what the CPU noted of the op:
+    /// see [`op`].
+    pub words: u32,
 }
 
 const _: () = assert!(size_of::<SampleHeader>() == 80);
+
+/// The words of an op: AMD's registers of instruction-based sampling (IBS), as Linux hands them on with a sample.
+pub mod op {
+    /// How many words there are.
+    pub const WORDS: usize = 8;
+    /// What this CPU's IBS is capable of, in the upper half.
+    pub const CAPABILITIES: usize = 0;
+    /// `IBS_OP_DATA`: branches.
+    pub const DATA: usize = 3;
+    /// `IBS_OP_DATA2`: where the data came from.
+    pub const DATA2: usize = 4;
+    /// `IBS_OP_DATA3`: loads and stores.
+    pub const DATA3: usize = 5;
+    /// `IBS_DC_LIN_AD`: the address of the data.
+    pub const LINEAR_ADDRESS: usize = 6;
+    /// `IBS_DC_PHYS_AD`.
+    pub const PHYSICAL_ADDRESS: usize = 7;
+
+    /// Bytes of them: the capabilities are the first, a word of 4.
+    pub const BYTES: usize = WORDS * 8 - 4;
+}
 
 /// Values of [`SampleHeader::kind`].
 pub mod kind {

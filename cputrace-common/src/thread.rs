@@ -10,6 +10,8 @@ pub mod state {
     pub const RUNNING: u32 = 1;
     /// Wants a CPU and has none: new, preempted, or it gave way.
     pub const RUNNABLE: u32 = 2;
+    /// The same, and its control group has used up its CPU quota.
+    pub const THROTTLED: u32 = 3;
     /// Waits for an event; the number plus its place in [`Thread::off_cpu_ns`](super::Thread::off_cpu_ns).
     pub const BLOCKED: u32 = 4;
 }
@@ -80,9 +82,11 @@ pub struct Thread {
     pub waits: [u32; WAIT_ROWS],
     /// None: the size of a row is a multiple of 8.
     pub padding: u32,
+    /// Where short waits are sampled: how much more of them there has to be until one is sent. The kernel's side's own.
+    pub until_sample_ns: u64,
 }
 
-const _: () = assert!(size_of::<Thread>() == 328);
+const _: () = assert!(size_of::<Thread>() == 336);
 
 /// What the scheduler's program could not keep, a set a CPU.
 #[repr(C)]

@@ -64,6 +64,10 @@ global!(
     OFF_CPU_MIN_NS, off_cpu_min_ns: u64
 );
 global!(
+    /// Not 0: of shorter waits, each thread sends one for each `OFF_CPU_MIN_NS` that they last together.
+    SAMPLE_WAITS, sample_waits: u32
+);
+global!(
     /// Not 0: the stack of a thread that was preempted can be taken when it runs again, too.
     PREEMPTED_WAITS, preempted_waits: u32
 );
@@ -120,6 +124,10 @@ global!(
     CFS_RQ_RQ, cfs_rq_rq: u64
 );
 global!(
+    /// Byte offset of `throttle_count` in `struct cfs_rq`; 0 where the kernel knows no CPU quota.
+    CFS_RQ_THROTTLE_COUNT, cfs_rq_throttle_count: u64
+);
+global!(
     /// Byte offset of `clock` in `struct rq`.
     RQ_CLOCK, rq_clock: u64
 );
@@ -130,6 +138,26 @@ global!(
 global!(
     /// Hits of a tracepoint on a CPU that a sample stands for.
     EVENT_PERIOD, event_period: u64
+);
+global!(
+    /// Not 0: samples of the event have what the CPU noted of the op.
+    OPS, ops: u32
+);
+global!(
+    /// Byte offset of `sample_flags` in `struct perf_sample_data` (Linux 6.1), plus 1; 0 where there are none.
+    SAMPLE_FLAGS, sample_flags: u64
+);
+global!(
+    /// Byte offset of `raw` in `struct perf_sample_data`.
+    SAMPLE_RAW, sample_raw: u64
+);
+global!(
+    /// Byte offset of `frag.data` in `struct perf_raw_record`.
+    RAW_DATA, raw_data: u64
+);
+global!(
+    /// Byte offset of `frag.size` in `struct perf_raw_record`.
+    RAW_SIZE, raw_size: u64
 );
 global!(
     /// Counters that are read at samples and switches; 0: none is.

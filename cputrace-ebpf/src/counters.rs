@@ -32,7 +32,6 @@ const BUSY: u64 = 1;
 /// Into the record of a sample of the current thread: what was counted since its stretch began, which ends here.
 #[inline(always)]
 pub(crate) fn take(record: &mut Record) {
-    record.header.counters = 0;
     if config::counters() == 0 {
         return;
     }
@@ -44,9 +43,9 @@ pub(crate) fn take(record: &mut Record) {
     // SAFETY: a helper without arguments.
     if last.task != unsafe { bpf_get_current_task() } {
         stats.no_start += 1;
-    } else if count(stats, last, &mut record.counted) {
+    } else if count(stats, last, &mut record.words) {
         stats.counted += 1;
-        record.header.counters = config::counters();
+        record.header.words = config::counters();
     }
 }
 
@@ -104,9 +103,9 @@ fn start(stats: &mut CounterStats, last: &mut Reading, task: u64) {
     unsafe { whose.write_volatile(if is_known { task } else { NOBODY }) };
 }
 
-/// What was counted since `last`; false where that is not known.
+/// What was counted since `last`, a word a counter; false where that is not known.
 #[inline(always)]
-fn count(stats: &mut CounterStats, last: &Reading, counts: &mut [u64; MAX_COUNTERS]) -> bool {
+fn count<const LENGTH: usize>(stats: &mut CounterStats, last: &Reading, counts: &mut [u64; LENGTH]) -> bool {
     each(|counter, map| {
         let mut now = bpf_perf_event_value { counter: 0, enabled: 0, running: 0 };
         if !read(stats, map, &mut now) {

@@ -8,6 +8,7 @@ mod counters;
 mod filter;
 mod maps;
 mod missed;
+mod op;
 mod program;
 mod sample;
 mod sched;

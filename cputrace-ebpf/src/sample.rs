@@ -14,12 +14,11 @@ use aya_ebpf::{
     programs::{PerfEventContext, TracePointContext},
 };
 use cputrace_common::{
-    counter::MAX_COUNTERS,
-    sample::{MAX_KERNEL_FRAMES, MAX_USER_FRAMES, SampleHeader, kind},
+    sample::{MAX_KERNEL_FRAMES, MAX_USER_FRAMES, MAX_WORDS, SampleHeader, kind},
     stat::Stats,
 };
 
-use crate::{config, counters, filter, maps, stack, task, threads, unwind::Unwind};
+use crate::{config, counters, filter, maps, op, stack, task, threads, unwind::Unwind};
 
 pub(crate) const MAX_FRAMES: usize = MAX_KERNEL_FRAMES + MAX_USER_FRAMES;
 
@@ -30,10 +29,10 @@ pub(crate) struct Record {
     busy: u64,
     pub(crate) unwind: Unwind,
     pub(crate) header: SampleHeader,
-    /// Kernel frames, then user frames, then counters.
-    pub(crate) frames: [u64; MAX_FRAMES + MAX_COUNTERS],
-    /// What was counted, until the frames are there.
-    pub(crate) counted: [u64; MAX_COUNTERS],
+    /// Kernel frames, then user frames, then words.
+    pub(crate) frames: [u64; MAX_FRAMES + MAX_WORDS],
+    /// What was counted, or noted of an op, until the frames are there.
+    pub(crate) words: [u64; MAX_WORDS],
 }
 
 /// The one way a sample leaves the kernel; every tick ends in one counter.
@@ -58,7 +57,12 @@ pub(crate) fn emit(ctx: &PerfEventContext, records: &PerCpuArray<Record>) {
         // SAFETY: this CPU's element, as above.
         stats.missed += unsafe { &mut *last }.missed_before(task.tid, now_ns);
     }
-    *take(ctx, records, task, now_ns, kind::ON_CPU).counter(stats) += 1;
+    let fate = with_record(records, task, now_ns, |record| {
+        record.header.kind = kind::ON_CPU;
+        counters::take(record);
+        stack::take(ctx, record);
+    });
+    *fate.counter(stats) += 1;
     counters::start_again();
 }
 
@@ -80,7 +84,16 @@ pub(crate) fn emit_event(ctx: &PerfEventContext, records: &PerCpuArray<Record>) 
     }
     // SAFETY: a helper without arguments.
     let now_ns = unsafe { bpf_ktime_get_ns() };
-    *take(ctx, records, task, now_ns, kind::EVENT).counter(stats) += 1;
+    let fate = with_record(records, task, now_ns, |record| {
+        record.header.kind = kind::EVENT;
+        if config::ops() != 0 {
+            op::take(ctx, record);
+            stack::take_at_op(ctx, record);
+        } else {
+            stack::take(ctx, record);
+        }
+    });
+    *fate.counter(stats) += 1;
 }
 
 /// The same of a tracepoint, of whose hits on a CPU one in so many is a sample.
@@ -135,18 +148,6 @@ impl Fate {
             Self::ScratchBusy => &mut stats.scratch_busy,
         }
     }
-}
-
-/// Puts the sample of a tick together and sends it.
-#[inline(always)]
-fn take(ctx: &PerfEventContext, records: &PerCpuArray<Record>, task: Task, now_ns: u64, kind: u32) -> Fate {
-    with_record(records, task, now_ns, |record| {
-        record.header.kind = kind;
-        if kind == kind::ON_CPU {
-            counters::take(record);
-        }
-        stack::take(ctx, record);
-    })
 }
 
 /// A wait of the current task, which has ended.
@@ -237,7 +238,7 @@ fn with_record(records: &PerCpuArray<Record>, task: Task, now_ns: u64, fill: imp
     // SAFETY: a helper without arguments.
     record.header.cpu = unsafe { bpf_get_smp_processor_id() };
     record.header.comm = bpf_get_current_comm().unwrap_or_default();
-    record.header.counters = 0;
+    record.header.words = 0;
     fill(record);
     let sent = send(record);
     record.busy = 0;
@@ -249,11 +250,11 @@ fn with_record(records: &PerCpuArray<Record>, task: Task, now_ns: u64, fill: imp
 fn send(record: &mut Record) -> bool {
     let frames = (record.header.kernel_frames as usize + record.header.user_frames as usize).min(MAX_FRAMES);
     let mut bytes = size_of::<SampleHeader>() + frames * 8;
-    if config::counters() != 0 && record.header.counters != 0 {
-        for counter in 0..MAX_COUNTERS {
-            record.frames[frames + counter] = record.counted[counter];
+    if config::counters() + config::ops() != 0 {
+        for word in 0..MAX_WORDS {
+            record.frames[frames + word] = record.words[word];
         }
-        bytes += config::counters() as usize * 8;
+        bytes += (record.header.words as usize).min(MAX_WORDS) * 8;
     }
     // SAFETY: header and frames lie behind each other, and `bytes` ends within them.
     let status = unsafe {

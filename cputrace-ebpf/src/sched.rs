@@ -47,7 +47,10 @@ pub(crate) fn switch(preempted: bool, prev: Task, next: Task, bits: Option<u32>)
 /// The thread is on no CPU from now on.
 #[inline(always)]
 fn leave(thread: &mut Thread, prev: Task, bits: u32, preempted: bool, idles: bool, now_ns: u64) {
-    let next_state = state_after(bits, preempted);
+    let mut next_state = state_after(bits, preempted);
+    if next_state == state::RUNNABLE && prev.is_throttled() {
+        next_state = state::THROTTLED;
+    }
     if idles {
         // Fresh: where a thread is woken, the queue's clock stands still from then to the switch to it.
         queue_clock_offset(prev, now_ns);
@@ -112,15 +115,29 @@ fn enter(thread: &mut Thread, next: Task, now_ns: u64) {
     let min_ns = config::off_cpu_min_ns();
     // A new thread comes to its CPU another way.
     let has_stack = state >= state::BLOCKED || config::preempted_waits() != 0 && !is_new;
-    if min_ns != 0 && gap_ns >= min_ns && has_stack && queued_ns != UNKNOWN_NS {
+    if min_ns != 0 && has_stack && queued_ns != UNKNOWN_NS && (gap_ns >= min_ns || is_sampled(thread, gap_ns)) {
         let wait = Wait { tid: thread.tid, state, end_ns: now_ns, blocked_ns: gap_ns - queued_ns, queued_ns };
-        if !budget::allows(Spending::Waits, gap_ns, now_ns) {
+        // One that is sampled stands for as much.
+        if !budget::allows(Spending::Waits, gap_ns.max(min_ns), now_ns) {
             threads::count(|stats| stats.waits_limited += 1);
         } else if let Some(place) = ENDED_WAIT.get_ptr_mut(0) {
             // As soon as the thread runs, its stack can be taken. SAFETY: this CPU's element.
             unsafe { *place = wait };
         }
     }
+}
+
+/// Whether a wait below the threshold, which has ended, is one that is sampled: of each thread's such waits, that in which
+/// their sum comes to another threshold. So each is as likely as it is long.
+#[inline(always)]
+fn is_sampled(thread: &mut Thread, gap_ns: u64) -> bool {
+    if config::sample_waits() == 0 {
+        return false;
+    }
+    let is_due = gap_ns >= thread.until_sample_ns;
+    let next_ns = if is_due { config::off_cpu_min_ns() } else { 0 };
+    thread.until_sample_ns = thread.until_sample_ns.wrapping_add(next_ns).wrapping_sub(gap_ns);
+    is_due
 }
 
 /// No length of a wait: nobody knows it. Not an `Option`, whose empty half LLVM copies unset, which no verifier takes.
@@ -132,7 +149,7 @@ const UNKNOWN_NS: u64 = u64::MAX;
 fn run(thread: &mut Thread, now_ns: u64, queued_ns: u64) -> u64 {
     let gap_ns = now_ns.wrapping_sub(thread.since_ns);
     let mut queued_ns = match thread.state {
-        state::RUNNABLE => gap_ns,
+        state::RUNNABLE | state::THROTTLED => gap_ns,
         state::RUNNING => UNKNOWN_NS,
         _ => queued_ns,
     };
@@ -183,10 +200,13 @@ pub(crate) fn waking(ctx: *mut c_void, task: Task) {
     // SAFETY: a helper without arguments.
     let now_ns = unsafe { bpf_ktime_get_ns() };
     let blocked_ns = now_ns.wrapping_sub(thread.since_ns);
-    if blocked_ns < config::off_cpu_min_ns() {
+    let min_ns = config::off_cpu_min_ns();
+    // As it is now, the wait will be sampled.
+    let is_sampled = config::sample_waits() != 0 && blocked_ns >= thread.until_sample_ns;
+    if blocked_ns < min_ns && !is_sampled {
         return;
     }
-    if budget::allows(Spending::Wakes, blocked_ns, now_ns) {
+    if budget::allows(Spending::Wakes, blocked_ns.max(min_ns), now_ns) {
         sample::emit_wake(ctx, thread.tid, blocked_ns, now_ns);
     } else {
         threads::count(|stats| stats.wakes_limited += 1);
@@ -285,12 +305,16 @@ pub(crate) fn born(tid: u32, tgid: u32) {
     threads::add(&Found { tid, tgid, state: state::RUNNABLE, now_ns, kernel: threads::NO_ACCOUNT });
 }
 
-/// A thread that was there before us.
+/// A thread that was there before us; of one that is known the kernel's own account is brought up to date.
 #[inline(always)]
 pub(crate) fn seed(task: Task) {
     let (tid, tgid) = (task.tid(), task.tgid());
     let is_wanted = config::filter() == mode::ALL || filter::is_target_process(tgid);
-    if tid == 0 || !is_wanted || threads::find(tid).is_some() {
+    if tid == 0 || !is_wanted {
+        return;
+    }
+    if let Some(thread) = threads::find(tid) {
+        refresh(thread, task);
         return;
     }
     let Some(seen) = now(task) else { return };
@@ -299,9 +323,11 @@ pub(crate) fn seed(task: Task) {
     let Some(thread) = threads::add(&Found { tid, tgid, state: seen, now_ns, kernel: task.account() }) else { return };
     // Switched between the look and the entry, it would be taken for what it was until it is switched again.
     let writes = thread.writes;
-    let Some(seen_then) = now(task) else { return };
-    if seen_then != seen && thread.writes == writes {
-        thread.state = seen_then;
+    match now(task) {
+        // Its last switch came before the entry, or has freed it.
+        None if thread.tid == tid => threads::free(thread),
+        Some(seen_then) if seen_then != seen && thread.writes == writes => thread.state = seen_then,
+        _ => {}
     }
 }
 
@@ -333,10 +359,7 @@ pub(crate) fn exec(tgid: u32, old_tid: u32) {
 #[inline(always)]
 pub(crate) fn look(task: Task) {
     let Some(thread) = threads::find(task.tid()) else { return };
-    let KernelAccount { runtime_ns, voluntary, involuntary, migrations, .. } = task.account();
-    // Each is one word: no reader sees half of it. `run_delay_ns` belongs to the switches.
-    (thread.kernel.runtime_ns, thread.kernel.migrations) = (runtime_ns, migrations);
-    (thread.kernel.voluntary, thread.kernel.involuntary) = (voluntary, involuntary);
+    refresh(thread, task);
     let (state, since_ns) = (thread.state, thread.since_ns);
     // SAFETY: a helper without arguments.
     let now_ns = unsafe { bpf_ktime_get_ns() };
@@ -347,12 +370,21 @@ pub(crate) fn look(task: Task) {
     }
 }
 
+#[inline(always)]
+fn refresh(thread: &mut Thread, task: Task) {
+    let KernelAccount { runtime_ns, voluntary, involuntary, migrations, .. } = task.account();
+    // Each is one word: no reader sees half of it. `run_delay_ns` belongs to the switches.
+    (thread.kernel.runtime_ns, thread.kernel.migrations) = (runtime_ns, migrations);
+    (thread.kernel.voluntary, thread.kernel.involuntary) = (voluntary, involuntary);
+}
+
 /// What a task does at this moment; `None` if it has ended.
 #[inline(always)]
 fn now(task: Task) -> Option<u32> {
-    if task.is_on_cpu() {
-        return Some(state::RUNNING);
-    }
     let bits = task.state_bits().unwrap_or(0);
-    if task::is_dead(bits) { None } else { Some(task::state_of(bits)) }
+    // It is on a CPU still as it leaves it for the last time.
+    if task::is_dead(bits) {
+        return None;
+    }
+    Some(if task.is_on_cpu() { state::RUNNING } else { task::state_of(bits) })
 }

@@ -35,6 +35,24 @@ pub(crate) fn take(ctx: &PerfEventContext, record: &mut Record) {
     take_user(record, known, || unwind_on_cpu());
 }
 
+/// Of an op that the CPU tagged: its address is exact, and the other registers are those of the interrupt that came a moment
+/// later. So the callers are those of the interrupt, and the op's address takes the place of its leaf.
+#[inline(always)]
+pub(crate) fn take_at_op(ctx: &PerfEventContext, record: &mut Record) {
+    (record.header.kernel_frames, record.header.user_frames) = (0, 0);
+    let registers = ctx.as_ptr().cast_const().cast();
+    let (code_segment, address) = unwind::place(registers);
+    let is_user = unwind::is_user(code_segment);
+    if !is_user {
+        take_kernel(ctx.as_ptr(), record);
+    }
+    let known = unwind::start_in_kernel(record);
+    take_user(record, known, || unwind_on_cpu());
+    if is_user && record.header.user_frames > 0 {
+        record.frames[0] = address;
+    }
+}
+
 /// Of a program that the kernel runs for itself, in the current task.
 #[inline(always)]
 pub(crate) fn take_in_kernel(ctx: *mut c_void, record: &mut Record) {

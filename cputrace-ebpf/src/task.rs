@@ -70,6 +70,16 @@ impl Task {
         queue.load(config::rq_clock())
     }
 
+    /// Whether its control group, or one above, has used up its CPU quota.
+    #[inline(always)]
+    pub(crate) fn is_throttled(self) -> bool {
+        if config::cfs_rq_throttle_count() == 0 {
+            return false;
+        }
+        let cfs_queue = Self(self.load(config::task_cfs_rq()));
+        cfs_queue.load::<u32>(config::cfs_rq_throttle_count()) != 0
+    }
+
     #[inline(always)]
     pub(crate) fn account(self) -> KernelAccount {
         KernelAccount {

@@ -6,7 +6,10 @@
 
 use core::sync::atomic::{Ordering, compiler_fence};
 
-use aya_ebpf::{bindings::BPF_RB_NO_WAKEUP, helpers::generated::bpf_ringbuf_output};
+use aya_ebpf::{
+    bindings::BPF_RB_NO_WAKEUP,
+    helpers::generated::{bpf_get_prandom_u32, bpf_ringbuf_output},
+};
 use cputrace_common::thread::{KernelAccount, SchedStats, Thread};
 
 use crate::{
@@ -33,6 +36,7 @@ static EMPTY: Thread = Thread {
     shared: 0,
     waits: [0; 32],
     padding: 0,
+    until_sample_ns: 0,
 };
 
 /// A thread that was just born.
@@ -90,9 +94,22 @@ pub(crate) fn add(found: &Found) -> Option<&'static mut Thread> {
         thread.unknown_ns = 0;
         (thread.kernel, thread.kernel_before) = (kernel, kernel);
         thread.waits = [0; 32];
+        thread.until_sample_ns = first_sample_ns();
         thread.tid = tid;
     });
     Some(thread)
+}
+
+/// After how much waiting a thread's first sample of short waits is due: at random, so that threads that wait for less than
+/// it takes count for what they are, too.
+#[inline(always)]
+fn first_sample_ns() -> u64 {
+    if config::sample_waits() == 0 {
+        return 0;
+    }
+    // SAFETY: a helper without arguments.
+    let random = u64::from(unsafe { bpf_get_prandom_u32() });
+    (config::off_cpu_min_ns() >> 16) * (random >> 16)
 }
 
 /// Changes an entry so that userspace, which reads it in place, knows what it must read again.
@@ -120,6 +137,12 @@ pub(crate) fn end(thread: &mut Thread) {
     if status != 0 {
         count(|stats| stats.ends_lost += 1);
     }
+    free(thread);
+}
+
+/// Frees the place of a thread.
+#[inline(always)]
+pub(crate) fn free(thread: &mut Thread) {
     let tid = thread.tid;
     // Whichever of the two it lies in.
     thread.tid = 0;

@@ -317,6 +317,13 @@ pub(crate) fn code_segment(ctx: *const bpf_perf_event_data) -> u64 {
     unsafe { (*ctx).regs.cs }
 }
 
+/// The same with its address.
+#[inline(always)]
+pub(crate) fn place(ctx: *const bpf_perf_event_data) -> (u64, u64) {
+    // SAFETY: as above.
+    unsafe { ((*ctx).regs.cs, (*ctx).regs.rip) }
+}
+
 /// Whether it is user code.
 #[inline(always)]
 pub(crate) fn is_user(code_segment: u64) -> bool {

@@ -62,7 +62,7 @@ fn try_ebpf() -> [Finding; 2] {
         accounting: true,
         event: None,
         counters: 0,
-        waits: Some(Waits { min: Duration::from_millis(1), wakers: true }),
+        waits: Some(Waits { min: Duration::from_millis(1), samples_shorter: false, wakers: true }),
     };
     let started = tier::start(Some(Tier::Ebpf), &scope)
         .and_then(|(mut sampler, notes)| Ok((sampler.ticks()?, sampler.wait_hook(), notes)));

@@ -10,10 +10,13 @@ mod pmu {
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use cputrace::collect::{Batch, Observation, ring};
+use cputrace::ebpf::{Config as EbpfConfig, EventHook, Filter, Object};
 use cputrace::model::CounterSubject;
 use cputrace::pmu::counting::Counting;
 use cputrace::pmu::cpu::Generation;
@@ -385,6 +388,46 @@ fn counts_time_stamps() {
         assert!(ticks + 100_000 > inside && ticks < outside + 100_000, "{inside} <= {ticks} <= {outside}");
     }
     assert_eq!(after.running_ns, after.enabled_ns);
+}
+
+/// The program for tagged ops at the ticks of a timer, of which the CPU notes nothing: each comes with its stack, and no
+/// registers are made up.
+#[test]
+#[ignore = "needs root"]
+fn ops_without_registers() {
+    let config = EbpfConfig {
+        filter: Filter::All,
+        period: None,
+        ring_bytes: 1 << 20,
+        accounting: false,
+        waits: None,
+        event: Some(EventHook::Op),
+        counters: 0,
+    };
+    let mut object = Object::load(config).unwrap();
+    assert_eq!(object.notes(), Vec::<String>::new());
+    // On this thread's own CPU, wherever it goes.
+    let mut builder = perf_event::Builder::new(perf_event::events::Software::CPU_CLOCK);
+    builder.observe_self().any_cpu().include_kernel().sample_period(1_000_000).sample(perf_event::SampleFlag::RAW);
+    let mut counter = builder.build().unwrap();
+    counter.set_bpf(object.on_event(EventHook::Op).unwrap().as_raw_fd()).unwrap();
+    counter.enable().unwrap();
+    burn(Duration::from_millis(100));
+    counter.disable().unwrap();
+    let mut batch = Batch::default();
+    ring::drain(object.ring(), &mut batch, &mut |_, _, _| unreachable!());
+    assert_eq!(batch.bad_records, 0);
+    let (events, frames) = batch.in_order(u64::MAX);
+    let mut samples = 0;
+    for (_, event) in events {
+        let cputrace::collect::Event::Sample(sample) = event else { continue };
+        assert_eq!((sample.pid, sample.what), (std::process::id(), Observation::Event));
+        let frames = sample.frames(frames);
+        assert_eq!(frames.op_registers(), None);
+        assert!(!frames.kernel.is_empty() || !frames.user.is_empty());
+        samples += 1;
+    }
+    assert!(samples > 5, "{samples}");
 }
 
 /// The self-test on this very machine: whatever is usable counts, and the clock interrupts.

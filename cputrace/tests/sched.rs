@@ -28,7 +28,9 @@ fn waits(lab: &Lab) -> Option<PathBuf> {
 }
 
 fn record(lab: &Lab, arguments: &[&str]) -> Value {
-    let views = ["-o", "stacks.off-cpu.folded", "-o", "stacks.wakers.folded", "-o", "stacks.wall.folded"];
+    let views =
+        ["off-cpu", "run-queue", "wakers", "wall"].map(|view| ["-o".to_owned(), format!("stacks.{view}.folded")]);
+    let views: Vec<&str> = views.as_flattened().iter().map(String::as_str).collect();
     let output = lab.record(&[&views, arguments].concat());
     assert!(output.status.success(), "{}", stderr(&output));
     eprintln!("{}", String::from_utf8_lossy(&output.stdout));
@@ -95,6 +97,13 @@ fn known_waits() {
     let sleeper = thread(&trace, "sleeper");
     let (runs, sleeps) = (share(sleeper, "on_cpu_ns") + share(sleeper, "run_queue_ns"), share(sleeper, "sleeping"));
     assert!((0.65..0.8).contains(&runs) && (0.2..0.35).contains(&sleeps), "{sleeper:#}");
+    // The kernel's counts are of the same time.
+    for thread in trace["threads"].as_array().unwrap() {
+        let waits: u64 = thread["run_queue_waits"].as_array().unwrap().iter().map(|row| row.as_u64().unwrap()).sum();
+        let switches = ["switches_voluntary", "switches_involuntary"].map(|name| thread[name].as_u64().unwrap());
+        let switches: u64 = switches.iter().sum();
+        assert!(switches.abs_diff(waits) <= 5 + switches / 50, "{thread:#}");
+    }
     let on_cpu = sleeper["on_cpu_ns"].as_f64().unwrap();
     assert!((on_cpu / sleeper["kernel_on_cpu_ns"].as_f64().unwrap() - 1.0).abs() < 0.02, "{sleeper:#}");
     let in_lock = weight(&lab, "off-cpu", &["take_lock", "[lock]"]);
@@ -173,6 +182,82 @@ fn two_thousand_threads() {
     let trace = record(&lab, &["--pid", &app.pid(), "--duration", "5"]);
     check_identity(&lab, &trace);
     assert_eq!(trace["threads"].as_array().unwrap().len(), 2001);
+}
+
+/// What a control group waits for once its CPU quota is used up is called so.
+#[test]
+#[ignore = "needs root"]
+fn quota() {
+    // Where there is a controller: as one of version 1, or in the unified hierarchy.
+    let (v1, v2) = (Path::new("/sys/fs/cgroup/cpu"), Path::new("/sys/fs/cgroup"));
+    let of_v2 = std::fs::read_to_string(v2.join("cgroup.subtree_control"));
+    let parent = match of_v2 {
+        _ if v1.join("cpu.cfs_quota_us").exists() => v1,
+        Ok(controllers) if controllers.split_whitespace().any(|name| name == "cpu") => v2,
+        _ => {
+            eprintln!("SKIPPED: no control group can have a CPU quota here");
+            return;
+        }
+    };
+    if !root() {
+        return;
+    }
+    let group = Group(parent.join(format!("cputrace-test-{}", std::process::id())));
+    std::fs::create_dir(&group.0).unwrap();
+    let write = |file: &str, text: &str| std::fs::write(group.0.join(file), text).unwrap();
+    if parent == v1 {
+        write("cpu.cfs_period_us", "100000");
+        write("cpu.cfs_quota_us", "20000");
+    } else {
+        write("cpu.max", "20000 100000");
+    }
+    let lab = Lab::new();
+    let app = Running::start(Command::new("sh").args(["-c", "while :; do :; done"]));
+    write("cgroup.procs", &app.pid());
+    let trace = record(&lab, &["--pid", &app.pid(), "--duration", "4"]);
+    check_identity(&lab, &trace);
+    let throttled = weight(&lab, "run-queue", &["[CPU quota]"]);
+    let queued = trace["threads"][0]["run_queue_ns"].as_f64().unwrap() / 1e3;
+    // It has a fifth of a CPU; on a busy machine it waits for its turn, too.
+    assert!(queued > 0.7 * 4e6, "{:#}", trace["threads"][0]);
+    assert!(throttled > 0.2 * queued, "{throttled} us of {queued}");
+}
+
+/// A control group, removed once it is empty.
+struct Group(PathBuf);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // Its last task may take a moment to go.
+        for _ in 0..50 {
+            if std::fs::remove_dir(&self.0).is_ok() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// Of many short waits a sample is kept, and it comes to what they are together.
+#[test]
+#[ignore = "needs root"]
+fn sampled_waits() {
+    let lab = Lab::new();
+    let Some(program) = waits(&lab) else { return };
+    let app = Running::start(Command::new(program).arg("50"));
+    std::thread::sleep(Duration::from_millis(300));
+    let trace = record(&lab, &["--pid", &app.pid(), "--duration", "6", "--off-cpu-sample", "100"]);
+    check_identity(&lab, &trace);
+    assert_eq!(trace["scheduler"]["sampled_below_ns"], 100_000_000);
+    let sleepers = trace["threads"].as_array().unwrap().iter().filter(|thread| thread["tid"] != thread["pid"]);
+    let slept: f64 = sleepers.map(|thread| thread["off_cpu_ns"]["sleeping"].as_f64().unwrap() / 1e3).sum();
+    let sampled = weight(&lab, "off-cpu", &["sleeps", "[sleep]"]);
+    assert!((sampled / slept - 1.0).abs() < 0.15, "{sampled} us in samples, of {slept} us");
+    let woken = weight(&lab, "wakers", &["sleeps", "[sleep]", "[woken by an interrupt]"]);
+    assert!(woken > 0.8 * sampled, "of {sampled} us in samples, {woken} us have a waker");
+    // 10 ms each, and one in ten or so is kept: the longer they get on a loaded machine, the more.
+    let (waits, all) = (trace["scheduler"]["waits"].as_f64().unwrap(), slept / 10_000.0);
+    assert!(waits < 0.5 * all, "{waits} of some {all} waits kept");
 }
 
 /// Storms of switches and of short-lived processes.

@@ -27,7 +27,7 @@ fn options(pid: u32) -> Options {
         follow_children: true,
         unwind_kb: 16 * 1024,
         accounting: true,
-        waits: Some(Waits { min: Duration::from_millis(1), wakers: false }),
+        waits: Some(Waits { min: Duration::from_millis(1), samples_shorter: false, wakers: false }),
         timeline: false,
         wait_rules: String::new(),
         pmu: vec!["software".to_owned()],

@@ -8,8 +8,10 @@ use rustc_hash::FxBuildHasher;
 
 use crate::collect::{Frames, Observation, RawSample};
 use crate::model::{
-    Event, Mapping, MappingId, MappingKind, Profile, SourceId, StackId, ThreadId, WaitEvent, WaitKey, Waits,
+    Event, Mapping, MappingId, MappingKind, Ops, Profile, Source, SourceId, StackId, ThreadId, Unit, WaitEvent,
+    WaitKey, WaitSum, Waits,
 };
+use crate::pmu::ibs::Decoder;
 use crate::process::{Mappings, ObjectId, Place};
 use wakes::Wakes;
 
@@ -21,6 +23,16 @@ pub struct Aggregate {
     pub waits: Waits,
     /// The object behind each mapping.
     pub objects: HashMap<MappingId, ObjectId, FxBuildHasher>,
+    /// What tagged ops came to.
+    pub ops: Option<Ops>,
+}
+
+/// How tagged ops are read, and what they came to so far.
+struct Tagged {
+    decoder: Decoder,
+    /// The source whose values are how long loads took.
+    latency: SourceId,
+    ops: Ops,
 }
 
 /// Builds the profile of one window.
@@ -32,6 +44,10 @@ pub struct Aggregator {
     source: SourceId,
     /// Of the event that is sampled beside the clock.
     event: Option<SourceId>,
+    /// Of its samples, what the CPU noted.
+    tagged: Option<Tagged>,
+    /// Waits below this length are samples, and stand for so much.
+    sampled_below_ns: u64,
     /// Of the counters that are read at each sample.
     counters: Vec<SourceId>,
     start_ns: u64,
@@ -50,6 +66,8 @@ impl Aggregator {
             wakes: Wakes::default(),
             source,
             event: None,
+            tagged: None,
+            sampled_below_ns: 0,
             counters: Vec::new(),
             start_ns,
             mapping_ids: HashMap::default(),
@@ -60,6 +78,18 @@ impl Aggregator {
     /// Samples of an event come too; each is worth the period of this source.
     pub fn add_event_source(&mut self, of: impl FnOnce(&mut Profile) -> SourceId) {
         self.event = Some(of(&mut self.profile));
+    }
+
+    /// Samples of the event are ops that the CPU tagged.
+    pub fn decode_ops(&mut self, decoder: Decoder) {
+        let name = self.profile.string("load-latency");
+        let latency = self.profile.source(Source { name, unit: Unit::Count, period: 0 });
+        self.tagged = Some(Tagged { decoder, latency, ops: Ops::default() });
+    }
+
+    /// Of waits below this length only samples come: each stands for so much of them.
+    pub fn scale_waits_below(&mut self, ns: u64) {
+        self.sampled_below_ns = ns;
     }
 
     /// Samples of the clock have the counts of one more counter.
@@ -76,15 +106,23 @@ impl Aggregator {
     pub fn add(&mut self, time_ns: u64, sample: &RawSample, frames: Frames<'_>, mappings: &mut Mappings) {
         let stack = self.stack(sample.pid, frames, mappings);
         match sample.what {
-            Observation::OnCpu | Observation::Event => {
-                let source = self.event.filter(|_| sample.what == Observation::Event).unwrap_or(self.source);
+            Observation::OnCpu => {
+                let source = self.source;
                 let thread = self.thread(sample, mappings);
                 let value = self.profile.sources()[source.index()].period;
                 let event = Event { at_ns: time_ns.saturating_sub(self.start_ns), value };
                 self.profile.add((thread, source, stack), 1, value, self.times.then_some(event));
-                for (source, count) in self.counters.iter().zip(frames.counted) {
+                for (source, count) in self.counters.iter().zip(frames.words) {
                     self.profile.add((thread, *source, stack), 1, *count, None);
                 }
+            }
+            Observation::Event => {
+                let Some(source) = self.event else { return };
+                let thread = self.thread(sample, mappings);
+                let value = self.profile.sources()[source.index()].period;
+                let stack = self.with_op(thread, stack, frames, value);
+                let event = Event { at_ns: time_ns.saturating_sub(self.start_ns), value };
+                self.profile.add((thread, source, stack), 1, value, self.times.then_some(event));
             }
             // The waker may be of no target: no row of its own.
             Observation::Wake { woken_tid, blocked_ns } => {
@@ -102,7 +140,11 @@ impl Aggregator {
                     blocked_ns: blocked_ns.saturating_sub(before_ns),
                     queued_ns: queued_ns.saturating_sub(before_ns.saturating_sub(blocked_ns)),
                 };
-                self.waits.add(WaitKey { thread, state, stack, wake }, event);
+                let sum = match blocked_ns + queued_ns {
+                    0 => WaitSum::of(&event),
+                    length_ns => WaitSum::of(&event).scaled(self.sampled_below_ns.max(length_ns), length_ns),
+                };
+                self.waits.add(WaitKey { thread, state, stack, wake }, event, sum);
             }
             Observation::Wait { .. } => {}
         }
@@ -110,7 +152,21 @@ impl Aggregator {
 
     /// What was gathered.
     pub fn finish(self) -> Aggregate {
-        Aggregate { profile: self.profile, waits: self.waits, objects: self.objects }
+        let ops = self.tagged.map(|tagged| tagged.ops);
+        Aggregate { profile: self.profile, waits: self.waits, objects: self.objects, ops }
+    }
+
+    /// The stack of an event with what its op did as the leaf, where it is a tagged one; `value` is what it stands for.
+    fn with_op(&mut self, thread: ThreadId, stack: Option<StackId>, frames: Frames<'_>, value: u64) -> Option<StackId> {
+        let Some(Tagged { decoder, latency, ops }) = &mut self.tagged else { return stack };
+        let op = frames.op_registers().map(|registers| decoder.decode(&registers));
+        ops.add(op.as_ref());
+        let label = self.profile.label(&op.map_or_else(|| "[unknown op]".to_owned(), |op| op.label()));
+        let stack = self.profile.stack(stack, label);
+        if let Some(cycles) = op.and_then(|op| op.memory?.latency_cycles) {
+            self.profile.add((thread, *latency, Some(stack)), 1, value.saturating_mul(cycles.into()), None);
+        }
+        Some(stack)
     }
 
     fn thread(&mut self, sample: &RawSample, mappings: &mut Mappings) -> ThreadId {

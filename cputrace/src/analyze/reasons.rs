@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use crate::model::OffCpuState;
+use crate::model::WaitState;
 
 /// Ours.
 const BUILT_IN: &str = include_str!("wait_reasons.txt");
@@ -29,8 +29,8 @@ pub struct WaitReasons {
 #[derive(Debug)]
 struct Rule {
     reason: String,
-    /// `None` in it is `runnable`; empty: any.
-    states: Vec<Option<OffCpuState>>,
+    /// Empty: any.
+    states: Vec<WaitState>,
     threads: Vec<String>,
     /// Of each, one pattern has to fit a function of that side.
     functions: Vec<(Side, Vec<String>)>,
@@ -49,8 +49,8 @@ type Condition = (usize, usize);
 /// A wait, as the rules see it.
 #[derive(Clone, Debug)]
 pub struct Waiting<'a> {
-    /// What the scheduler says; `None`: it could have run.
-    pub state: Option<OffCpuState>,
+    /// What the scheduler says.
+    pub state: WaitState,
     /// The thread's name.
     pub thread: &'a str,
     /// Functions of the kernel.
@@ -122,12 +122,8 @@ impl Rule {
     }
 }
 
-fn state(name: String) -> Result<Option<OffCpuState>, String> {
-    let known = OffCpuState::ALL.iter().copied().find(|state| state.name() == name);
-    match known {
-        None if name != "runnable" => Err(format!("there is no state {name:?}")),
-        state => Ok(state),
-    }
+fn state(name: String) -> Result<WaitState, String> {
+    WaitState::all().find(|state| state.name() == name).ok_or_else(|| format!("there is no state {name:?}"))
 }
 
 fn fits_one(patterns: &[String], name: &str) -> bool {
@@ -151,8 +147,9 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
     use super::*;
+    use crate::model::OffCpuState;
 
-    fn reason(own: &str, state: Option<OffCpuState>, kernel: &[&str], user: &[&str]) -> String {
+    fn reason(own: &str, state: WaitState, kernel: &[&str], user: &[&str]) -> String {
         let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
         let (kernel, user) = (names(kernel), names(user));
         let waiting = Waiting { state, thread: "worker", kernel: &kernel, user: &user };
@@ -162,8 +159,8 @@ mod tests {
     /// Stacks as kernels and programs have them, and what people call it.
     #[test]
     fn knows_common_waits() {
-        let sleeping = Some(OffCpuState::Sleeping);
-        let disk = Some(OffCpuState::Uninterruptible);
+        let sleeping = WaitState::OffCpu(OffCpuState::Sleeping);
+        let disk = WaitState::OffCpu(OffCpuState::Uninterruptible);
         let futex = ["schedule", "futex_wait_queue", "__futex_wait", "futex_wait", "do_futex"];
         assert_eq!(reason("", sleeping, &futex, &["__lll_lock_wait", "pthread_mutex_lock"]), "lock");
         assert_eq!(reason("", sleeping, &futex, &["pthread_cond_wait@@GLIBC_2.3.2", "main"]), "condition variable");
@@ -176,8 +173,10 @@ mod tests {
         assert_eq!(reason("", sleeping, &["schedule", "anon_pipe_read", "vfs_read"], &["read"]), "pipe");
         assert_eq!(reason("", disk, &["io_schedule", "folio_wait_bit_common", "filemap_read"], &["pread"]), "disk I/O");
         assert_eq!(reason("", disk, &["io_schedule", "filemap_fault", "asm_exc_page_fault"], &["main"]), "page fault");
-        assert_eq!(reason("", None, &["schedule", "irqentry_exit_to_user_mode"], &["main"]), "preempted");
-        assert_eq!(reason("", Some(OffCpuState::Stopped), &["do_signal_stop"], &[]), "stopped");
+        let exit = ["schedule", "irqentry_exit_to_user_mode"];
+        assert_eq!(reason("", WaitState::Runnable, &exit, &["main"]), "preempted");
+        assert_eq!(reason("", WaitState::Throttled, &exit, &["main"]), "CPU quota");
+        assert_eq!(reason("", WaitState::OffCpu(OffCpuState::Stopped), &["do_signal_stop"], &[]), "stopped");
         assert_eq!(reason("", disk, &["something_new"], &[]), "waiting (uninterruptible)");
         assert_eq!(reason("", sleeping, &[], &[]), "waiting");
     }
@@ -186,7 +185,7 @@ mod tests {
     #[test]
     fn users_rules_come_first() {
         let own = "# ours\nidle queue: thread=work* state=sleeping kernel=futex_wait* user=*::pop user=main\n";
-        let sleeping = Some(OffCpuState::Sleeping);
+        let sleeping = WaitState::OffCpu(OffCpuState::Sleeping);
         assert_eq!(reason(own, sleeping, &["futex_wait"], &["Queue::pop", "main"]), "idle queue");
         assert_eq!(reason(own, sleeping, &["futex_wait"], &["Queue::pop"]), "lock");
     }

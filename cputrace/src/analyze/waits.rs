@@ -5,8 +5,8 @@ use std::collections::HashMap;
 
 use super::reasons::{WaitReasons, Waiting};
 use crate::model::{
-    Aspect, Event, LocationId, MappingKind, OffCpuState, Profile, Source, SourceId, StackId, ThreadId, Unit, Wait,
-    WaitKey, Waits, WakeId,
+    Aspect, Event, LocationId, MappingKind, Profile, Source, SourceId, StackId, ThreadId, Unit, Wait, WaitKey,
+    WaitState, Waits, WakeId,
 };
 
 /// Functions of the program that tell what it waits for: those closest to the kernel.
@@ -66,7 +66,7 @@ struct Stacks<'a> {
     profile: &'a mut Profile,
     reasons: &'a mut WaitReasons,
     waits: &'a Waits,
-    labelled: HashMap<(ThreadId, Option<OffCpuState>, Option<StackId>), Labelled>,
+    labelled: HashMap<(ThreadId, WaitState, Option<StackId>), Labelled>,
     wakers: HashMap<(StackId, WakeId), StackId>,
 }
 
@@ -90,7 +90,8 @@ impl Stacks<'_> {
         let waiting = Waiting { state: key.state, thread: &thread, kernel: &kernel, user: &user };
         let reason = format!("[{}]", self.reasons.of(&waiting));
         let blocked = self.push_label(stack, &reason);
-        let queued = if key.state.is_none() { blocked } else { self.push_label(stack, QUEUED) };
+        let is_blocked = matches!(key.state, WaitState::OffCpu(_));
+        let queued = if is_blocked { self.push_label(stack, QUEUED) } else { blocked };
         let labelled = Labelled { blocked, queued };
         self.labelled.insert(known, labelled);
         labelled

@@ -59,14 +59,14 @@ pub(super) fn write(out: &mut String, counters: &Counters, width: usize) -> std:
         };
         let user = if counters.user_only { ", user mode only" } else { "" };
         let parts: Vec<_> = scope.metrics.iter().map(|value| with_total(value, scope)).collect();
-        write_wrapped(out, &format!("{whose}{user}:"), &parts, width)?;
+        write_wrapped(out, "counters ", &format!("{whose}{user}:"), &parts, width)?;
     }
     if processes > TOP_PROCESSES {
         writeln!(out, "          and {} more processes", processes - TOP_PROCESSES)?;
     }
     for missing in &counters.missing {
         let first = format!("no data for {}:", missing.metrics.join(", "));
-        write_wrapped(out, "", &[format!("{first} {}", missing.reason)], width)?;
+        write_wrapped(out, "counters ", "", &[format!("{first} {}", missing.reason)], width)?;
     }
     if counters.lost_groups + counters.backwards > 0 {
         writeln!(
@@ -135,10 +135,16 @@ pub(super) fn grouped(value: u64) -> String {
     text
 }
 
-/// A line that begins with `first`, its parts on more lines where they do not fit.
-fn write_wrapped(out: &mut String, first: &str, parts: &[String], width: usize) -> std::fmt::Result {
+/// A line of this title that begins with `first`, its parts on more lines where they do not fit.
+pub(super) fn write_wrapped(
+    out: &mut String,
+    title: &str,
+    first: &str,
+    parts: &[String],
+    width: usize,
+) -> std::fmt::Result {
     let text = format!("{first} {}", parts.join(", "));
-    let mut line = "counters ".to_owned();
+    let mut line = title.to_owned();
     for word in text.split_ascii_whitespace() {
         if line.chars().count() + 1 + word.chars().count() > width.max(60) {
             writeln!(out, "{line}")?;
@@ -169,7 +175,7 @@ mod tests {
     fn lines_are_wrapped() {
         let mut out = String::new();
         let parts = ["page-faults 1,234".to_owned(), "a long reason of many words that goes on".to_owned()];
-        assert!(write_wrapped(&mut out, "app (1):", &parts, 10).is_ok());
+        assert!(write_wrapped(&mut out, "counters ", "app (1):", &parts, 10).is_ok());
         assert_eq!(out, "counters  app (1): page-faults 1,234, a long reason of many\n          words that goes on\n");
     }
 }

@@ -11,6 +11,7 @@ mod diff;
 mod doctor;
 mod grafana;
 mod live;
+mod ops;
 mod output;
 mod pmu;
 mod record;

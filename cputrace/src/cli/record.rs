@@ -69,6 +69,10 @@ pub(super) struct Args {
     /// control group 10]
     #[arg(long, value_name = "TIME", value_parser = duration::milliseconds, conflicts_with_all = ["no_off_cpu", "no_sched"])]
     off_cpu_min: Option<Duration>,
+    /// Of waits shorter than this, keep a sample: one for each time that a thread's come to it together, which counts for so
+    /// much: milliseconds, or with a unit
+    #[arg(long, value_name = "TIME", value_parser = duration::milliseconds, conflicts_with_all = ["off_cpu_min", "no_off_cpu", "no_sched"])]
+    off_cpu_sample: Option<Duration>,
     /// Do not keep waits with their stacks, only each thread's time by state
     #[arg(long, overrides_with = "off_cpu")]
     no_off_cpu: bool,
@@ -115,8 +119,9 @@ impl Args {
 
     fn options(&self) -> anyhow::Result<Options> {
         let many = self.all || self.cgroup.is_some();
-        let min = self.off_cpu_min.unwrap_or(Duration::from_millis(if many { 10 } else { 1 }));
-        let waits = Waits { min, wakers: self.wakers || !(self.no_wakers || many) };
+        let min = self.off_cpu_sample.or(self.off_cpu_min).unwrap_or(Duration::from_millis(if many { 10 } else { 1 }));
+        let samples_shorter = self.off_cpu_sample.is_some();
+        let waits = Waits { min, samples_shorter, wakers: self.wakers || !(self.no_wakers || many) };
         let wait_rules = self.wait_rules.as_ref().map_or(Ok(String::new()), |path| {
             std::fs::read_to_string(path).with_context(|| format!("the wait rules {} cannot be read", path.display()))
         })?;

@@ -57,6 +57,9 @@ fn write_summary(
             write_functions(out, &recording.profile, &event.name, leaf, width)?;
         }
         super::counters::write_event(out, event)?;
+        if let Some(ops) = &event.ops {
+            super::ops::write(out, ops, &recording.profile, width)?;
+        }
     }
     if let Some(counters) = &recording.stack_counters {
         super::stack_counters::write(out, counters, &recording.profile, width)?;
@@ -131,9 +134,14 @@ fn functions(profile: &Profile, source: &str, of: Leaf<'_>) -> (Vec<(String, Wei
             let mapping = profile.locations()[location.index()].mapping;
             profile.mappings()[mapping.index()].kind == MappingKind::Kernel
         };
+        let is_label = |location: &LocationId| {
+            let mapping = profile.locations()[location.index()].mapping;
+            profile.mappings()[mapping.index()].kind == MappingKind::Label
+        };
         let below_kernel = matches!(of, Leaf::User(_)) && profile.frames(sample.stack).any(|frame| !in_kernel(&frame));
         for location in profile.frames(sample.stack) {
-            let may_be_leaf = !(below_kernel && in_kernel(&location));
+            // What a label says of a function is no function of its own.
+            let may_be_leaf = !(below_kernel && in_kernel(&location) || is_label(&location));
             for name in &names[location.index()] {
                 if !weights.contains_key(name) {
                     weights.insert(name.clone(), Weight::default());
@@ -327,8 +335,16 @@ fn write_waits(out: &mut String, recording: &Recording) -> std::fmt::Result {
         let complete = ends.get(&StackEnd::Complete).copied().unwrap_or(0);
         let percent = 100.0 * complete as f64 / ends.values().sum::<u64>().max(1) as f64;
         write!(out, "waits     {} kept with their stacks, {percent:.1} % of them complete", scheduler.waits)?;
+        if scheduler.sampled_below_ns > 0 {
+            let length = time(scheduler.sampled_below_ns);
+            write!(out, ", those below {length} one for each {length}: scaled")?;
+        }
+        let too_many = match scheduler.sampled_below_ns {
+            0 => "left out: too many (--off-cpu-sample 100 keeps a sample of all)",
+            _ => "left out: too many, give --off-cpu-sample more time",
+        };
         for (count, what) in [
-            (scheduler.waits_limited, "left out: too many"),
+            (scheduler.waits_limited, too_many),
             (scheduler.waits_lost, "lost"),
             (scheduler.wakes_limited + scheduler.wakes_lost, "wake-ups left out or lost"),
         ] {

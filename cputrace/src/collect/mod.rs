@@ -10,7 +10,9 @@ pub mod perf;
 pub mod ring;
 pub mod threads;
 
-use crate::model::{OffCpuState, StackEnd};
+use cputrace_common::sample::op;
+
+use crate::model::{OpRegisters, StackEnd, WaitState};
 use crate::process::Change;
 
 /// One sample as it left the kernel. Its addresses are in its [`Batch`].
@@ -31,7 +33,7 @@ pub struct RawSample {
     first_frame: usize,
     kernel_frames: usize,
     user_frames: usize,
-    counters: usize,
+    words: usize,
 }
 
 /// What a sample says of its thread.
@@ -41,8 +43,8 @@ pub enum Observation {
     OnCpu,
     /// It has waited, up to the sample's time, with this stack.
     Wait {
-        /// For what kind of event; `None`: for a CPU alone.
-        state: Option<OffCpuState>,
+        /// For what.
+        state: WaitState,
         /// How long for the event.
         blocked_ns: u64,
         /// How long then for a CPU.
@@ -89,8 +91,9 @@ pub struct Frames<'a> {
     pub kernel: &'a [u64],
     /// In the process.
     pub user: &'a [u64],
-    /// What counters counted in the stretch that ended with it; empty where that is not known.
-    pub counted: &'a [u64],
+    /// Of a tick of the clock, what counters counted in the stretch that ended with it; of an op, what the CPU noted of it.
+    /// Empty where that is not known.
+    pub words: &'a [u64],
 }
 
 impl Batch {
@@ -104,8 +107,8 @@ impl Batch {
                 _ if time_ns <= until_ns => {}
                 Event::Change(change) => self.push_change(time_ns, change),
                 Event::Sample(sample) => {
-                    let Frames { kernel, user, counted } = sample.frames(&frames);
-                    self.push_sample(time_ns, sample, kernel.iter().chain(user).chain(counted).copied());
+                    let Frames { kernel, user, words } = sample.frames(&frames);
+                    self.push_sample(time_ns, sample, kernel.iter().chain(user).chain(words).copied());
                 }
             }
         }
@@ -135,12 +138,27 @@ impl Batch {
     }
 }
 
+impl Frames<'_> {
+    /// What the CPU noted of the op.
+    pub fn op_registers(&self) -> Option<OpRegisters> {
+        let words: &[u64; op::WORDS] = self.words.try_into().ok()?;
+        Some(OpRegisters {
+            capabilities: (words[op::CAPABILITIES] >> 32) as u32,
+            data: words[op::DATA],
+            data2: words[op::DATA2],
+            data3: words[op::DATA3],
+            linear: words[op::LINEAR_ADDRESS],
+            physical: words[op::PHYSICAL_ADDRESS],
+        })
+    }
+}
+
 impl RawSample {
     /// Its addresses, of its batch's `frames`.
     pub fn frames<'a>(&self, frames: &'a [u64]) -> Frames<'a> {
         let (kernel, rest) = frames[self.first_frame..].split_at(self.kernel_frames);
         let (user, rest) = rest.split_at(self.user_frames);
-        Frames { kernel, user, counted: &rest[..self.counters] }
+        Frames { kernel, user, words: &rest[..self.words] }
     }
 
     /// Whether the kernel's side did not know the thread's name.

@@ -230,7 +230,7 @@ impl<'a> Visitor<'a> for Reader<'_> {
             first_frame: 0,
             kernel_frames: kernel.len(),
             user_frames: user.len(),
-            counters: 0,
+            words: 0,
         };
         self.0.push_sample(time, sample, kernel.into_iter().chain(user));
     }

@@ -94,6 +94,7 @@ impl ThreadTimes {
             wakes: stats.wakes - before.wakes,
             wakes_lost: stats.wakes_lost - before.wakes_lost,
             wakes_limited: stats.wakes_limited - before.wakes_limited,
+            sampled_below_ns: 0,
         };
         Ok((times, ledger))
     }
@@ -137,7 +138,7 @@ fn so_far(thread: &Thread, now_ns: u64) -> ThreadTime {
     let open_ns = now_ns.saturating_sub(thread.since_ns);
     match thread.state {
         state::RUNNING => time.on_cpu_ns += open_ns,
-        state::RUNNABLE => time.run_queue_ns += open_ns,
+        state::RUNNABLE | state::THROTTLED => time.run_queue_ns += open_ns,
         blocked => time.off_cpu_ns[(blocked & 3) as usize] += open_ns,
     }
     time

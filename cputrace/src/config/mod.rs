@@ -111,7 +111,7 @@ impl Config {
             path if path.as_os_str().is_empty() => String::new(),
             path => fs::read_to_string(path).map_err(|error| ConfigError::WaitRules { path: path.clone(), error })?,
         };
-        let waits = Waits { min: sampling.off_cpu_min.0, wakers: sampling.wakers };
+        let waits = Waits { min: sampling.off_cpu_min.0, samples_shorter: false, wakers: sampling.wakers };
         let sets = if counters.pmu && counters.sets.0.is_empty() { Sets::usual() } else { counters.sets.clone() };
         let session = Options {
             targets: vec![Target::All],
@@ -132,7 +132,7 @@ impl Config {
             stack_counters: counters.stacks.clone(),
         };
         // As `cputrace record` does without flags.
-        let waits = Some(Waits { min: Duration::from_millis(1), wakers: true });
+        let waits = Some(Waits { min: Duration::from_millis(1), samples_shorter: false, wakers: true });
         let (interval, detail) = (Duration::from_millis(100), Detail::Lines);
         let on_demand = Options { interval, waits, timeline: true, detail, ..session.clone() };
         Ok(Settings {

@@ -21,7 +21,7 @@ use cputrace_common::stat::Stats;
 use crate::model::ProgramCost;
 pub use btf::{BtfError, KernelTypes};
 pub use counter_maps::CounterMaps;
-use offsets::{SchedOffsets, TaskOffsets};
+use offsets::{RawOffsets, SchedOffsets, TaskOffsets};
 pub use sched_maps::SchedMaps;
 pub use unwind_maps::UnwindMaps;
 
@@ -128,6 +128,8 @@ pub struct Config {
 pub enum EventHook {
     /// At the overflow of a perf event.
     Overflow,
+    /// At an op that the CPU tagged, with what it noted of it.
+    Op,
     /// At a tracepoint.
     Tracepoint {
         /// Hits on a CPU that a sample stands for.
@@ -138,7 +140,7 @@ pub enum EventHook {
 impl EventHook {
     fn program(self) -> &'static str {
         match self {
-            Self::Overflow => ON_EVENT,
+            Self::Overflow | Self::Op => ON_EVENT,
             Self::Tracepoint { .. } => AT_TRACEPOINT,
         }
     }
@@ -149,6 +151,9 @@ impl EventHook {
 pub struct Waits {
     /// Those of at least this length.
     pub min: Duration,
+    /// Whether of shorter ones each thread sends one for each time that they come to this length together: it stands for
+    /// them.
+    pub samples_shorter: bool,
     /// Whether the stacks of those who end them are sent too.
     pub wakers: bool,
 }
@@ -219,6 +224,14 @@ impl Object {
         let offsets_known = offsets.is_some();
         // Whose counts they are is known from the switches.
         let counters = if offsets_known { config.counters } else { 0 };
+        let wants_ops = config.event == Some(EventHook::Op);
+        let raw = types.as_ref().map_err(ToString::to_string).ok().filter(|_| wants_ops);
+        let raw = raw.and_then(|types| {
+            let unknown = |error| notes.push(format!("what the CPU notes of ops is not read: {error}"));
+            RawOffsets::of(types).map_err(unknown).ok()
+        });
+        let ops = u32::from(raw.is_some());
+        let RawOffsets { sample_flags, sample_raw, raw_data, raw_size } = raw.unwrap_or_default();
         let event_period = if let Some(EventHook::Tracepoint { period }) = config.event { period } else { 0 };
         let TaskOffsets { tgid, sum_exec_runtime, nr_migrations, stack } = offsets.unwrap_or_default();
         let period_ns = config.period.map_or(0, |period| period.as_nanos() as u64);
@@ -239,6 +252,7 @@ impl Object {
             .override_global("HAS_TASK_PT_REGS", &u32::from(offsets_known && has_task_pt_regs()), true)
             .override_global("ACCOUNTING", &u32::from(accounts), true)
             .override_global("OFF_CPU_MIN_NS", &off_cpu_min_ns, true)
+            .override_global("SAMPLE_WAITS", &u32::from(config.waits.is_some_and(|waits| waits.samples_shorter)), true)
             .override_global("INTERRUPTS_START", &interrupts.start, true)
             .override_global("INTERRUPTS_END", &interrupts.end, true)
             .override_global("PREEMPTED_WAITS", &u32::from(exits_are_seen), true)
@@ -254,8 +268,14 @@ impl Object {
             .override_global("TASK_CFS_RQ", &sched.cfs_rq, true)
             .override_global("CFS_RQ_RQ", &sched.cfs_rq_rq, true)
             .override_global("RQ_CLOCK", &sched.rq_clock, true)
+            .override_global("CFS_RQ_THROTTLE_COUNT", &sched.throttle_count, true)
             .override_global("HAS_PREV_STATE", &u32::from(sched.has_prev_state), true)
             .override_global("EVENT_PERIOD", &event_period, true)
+            .override_global("OPS", &ops, true)
+            .override_global("SAMPLE_FLAGS", &sample_flags.map_or(0, |offset| offset + 1), true)
+            .override_global("SAMPLE_RAW", &sample_raw, true)
+            .override_global("RAW_DATA", &raw_data, true)
+            .override_global("RAW_SIZE", &raw_size, true)
             .override_global("COUNTERS", &counters, true)
             .map_max_entries("SAMPLES", config.ring_bytes)
             .map_max_entries("THREADS", places)
@@ -264,7 +284,8 @@ impl Object {
             .load(OBJECT)
             .map_err(EbpfError::Load)?;
         let loaded = |program| move |source| EbpfError::Program { program, source };
-        for name in ["on_cpu"].into_iter().chain((config.event == Some(EventHook::Overflow)).then_some(ON_EVENT)) {
+        let overflows = matches!(config.event, Some(EventHook::Overflow | EventHook::Op));
+        for name in ["on_cpu"].into_iter().chain(overflows.then_some(ON_EVENT)) {
             let program: &mut PerfEvent = typed(&mut ebpf, name)?;
             program.load().map_err(loaded(name))?;
         }
@@ -378,7 +399,8 @@ impl Object {
         self.counters.as_ref()
     }
 
-    /// Enters the threads that are there and belong to targets in the table; those in it stay.
+    /// Enters the threads that are there and belong to targets in the table; those in it stay, with the kernel's own account
+    /// of them as it is now.
     pub fn seed_threads(&mut self) -> Result<(), EbpfError> {
         self.iterate("seed_threads")
     }

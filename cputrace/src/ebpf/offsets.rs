@@ -37,6 +37,8 @@ pub(super) struct SchedOffsets {
     pub(super) cfs_rq: u64,
     pub(super) cfs_rq_rq: u64,
     pub(super) rq_clock: u64,
+    /// 0: the kernel knows no CPU quota.
+    pub(super) throttle_count: u64,
     pub(super) has_prev_state: bool,
 }
 
@@ -57,8 +59,31 @@ impl SchedOffsets {
             cfs_rq: task("se")? + types.member_offset("sched_entity", "cfs_rq")?,
             cfs_rq_rq: types.member_offset("cfs_rq", "rq")?,
             rq_clock: types.member_offset("rq", "clock")?,
+            throttle_count: types.member_offset("cfs_rq", "throttle_count").unwrap_or(0),
             // The kernel's own, preempt, prev, next, prev_state.
             has_prev_state: types.tracepoint_parameters("sched_switch").is_some_and(|count| count >= 5),
+        })
+    }
+}
+
+/// Where a sample's raw data is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct RawOffsets {
+    /// Linux 6.1.
+    pub(super) sample_flags: Option<u64>,
+    pub(super) sample_raw: u64,
+    pub(super) raw_data: u64,
+    pub(super) raw_size: u64,
+}
+
+impl RawOffsets {
+    pub(super) fn of(types: &KernelTypes) -> Result<Self, BtfError> {
+        let frag = types.member_offset("perf_raw_record", "frag")?;
+        Ok(Self {
+            sample_flags: types.member_offset("perf_sample_data", "sample_flags").ok(),
+            sample_raw: types.member_offset("perf_sample_data", "raw")?,
+            raw_data: frag + types.member_offset("perf_raw_frag", "data")?,
+            raw_size: frag + types.member_offset("perf_raw_frag", "size")?,
         })
     }
 }

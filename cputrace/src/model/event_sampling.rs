@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::LossReason;
+use super::{LossReason, Ops};
 
 /// What became of the samples by an event.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -23,6 +23,8 @@ pub struct EventSampling {
     pub kept: u64,
     /// Samples of targets that are not, by reason.
     pub lost: BTreeMap<LossReason, u64>,
+    /// What the CPU noted of them: of ops that it tagged.
+    pub ops: Option<Ops>,
 }
 
 impl EventSampling {

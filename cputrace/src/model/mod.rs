@@ -8,6 +8,7 @@
 //! - [`view`]: one way to look at a recording: time on the CPU, off it, or all of it.
 //! - [`counters`]: what counters counted beside the samples.
 //! - [`event_sampling`]: samples by an event beside the clock.
+//! - [`ops`]: what the CPU notes of ops that it tags.
 //! - [`stack_counters`]: counters read at samples, by stack.
 //! - [`ledger`]: what was expected, kept and lost.
 //! - [`recording`]: all of it, with the facts about host, targets and sampling.
@@ -15,6 +16,7 @@
 pub mod counters;
 pub mod event_sampling;
 pub mod ledger;
+pub mod ops;
 pub mod profile;
 pub mod recording;
 pub mod stack_counters;
@@ -26,6 +28,7 @@ pub mod wait;
 pub use counters::{Count, CounterScope, CounterSeries, CounterSubject, Counters, MetricValue, MissingMetrics};
 pub use event_sampling::EventSampling;
 pub use ledger::{Ledger, LossReason, StackEnd};
+pub use ops::{Access, Branch, DataSource, Loads, MemoryOp, Op, OpRegisters, Ops, Tlb};
 pub use profile::{
     BuildId, ElfAddr, Event, Function, FunctionId, Line, Location, LocationId, Mapping, MappingId, MappingKind,
     Process, ProcessId, Profile, Sample, Source, SourceId, StackId, StringId, Thread, ThreadId, Unit, UnknownReason,
@@ -35,4 +38,4 @@ pub use stack_counters::{StackCounter, StackCounters};
 pub use thread_time::{OffCpuState, SchedulerLedger, ThreadTime, WaitHistogram};
 pub use timeline::{Point, Timeline};
 pub use view::{Aspect, View, Weight};
-pub use wait::{Wait, WaitEvent, WaitKey, Waits, Wake, WakeId};
+pub use wait::{Wait, WaitEvent, WaitKey, WaitState, WaitSum, Waits, Wake, WakeId};

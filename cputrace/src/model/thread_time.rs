@@ -105,4 +105,6 @@ pub struct SchedulerLedger {
     pub wakes_lost: u64,
     /// Wake-ups whose stacks were not taken so that the cost stays bounded.
     pub wakes_limited: u64,
+    /// Waits below this length are samples: each stands for so much of them. 0: none is.
+    pub sampled_below_ns: u64,
 }

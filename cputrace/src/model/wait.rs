@@ -26,13 +26,40 @@ pub struct Wake {
     pub depth: u32,
 }
 
+/// What a thread waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum WaitState {
+    /// For a CPU alone.
+    Runnable,
+    /// The same, and its control group has used up its CPU quota.
+    Throttled,
+    /// For an event.
+    OffCpu(OffCpuState),
+}
+
+impl WaitState {
+    /// All of them.
+    pub fn all() -> impl Iterator<Item = Self> {
+        [Self::Runnable, Self::Throttled].into_iter().chain(OffCpuState::ALL.iter().copied().map(Self::OffCpu))
+    }
+
+    /// Its name in wait rules.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Runnable => "runnable",
+            Self::Throttled => "throttled",
+            Self::OffCpu(state) => state.name(),
+        }
+    }
+}
+
 /// What equal waits have in common.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct WaitKey {
     /// Who waited.
     pub thread: ThreadId,
-    /// For what kind of event; `None`: for a CPU alone.
-    pub state: Option<OffCpuState>,
+    /// For what.
+    pub state: WaitState,
     /// Where.
     pub stack: Option<StackId>,
     /// Who ended it, where that is known.
@@ -48,6 +75,34 @@ pub struct WaitEvent {
     pub blocked_ns: u64,
     /// How long it was then for a CPU.
     pub queued_ns: u64,
+}
+
+/// What is added to the sums of equal waits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct WaitSum {
+    /// How many.
+    pub count: u64,
+    /// How long they were for the event.
+    pub blocked_ns: u64,
+    /// How long they were for a CPU.
+    pub queued_ns: u64,
+}
+
+impl WaitSum {
+    /// One wait.
+    pub fn of(event: &WaitEvent) -> Self {
+        Self { count: 1, blocked_ns: event.blocked_ns, queued_ns: event.queued_ns }
+    }
+
+    /// So many times as much, where it is a sample of others; counted are as many as fit best.
+    pub fn scaled(self, times: u64, divided_by: u64) -> Self {
+        let scaled = |value: u64| (u128::from(value) * u128::from(times) / u128::from(divided_by.max(1))) as u64;
+        Self {
+            count: (times + divided_by / 2) / divided_by.max(1),
+            blocked_ns: scaled(self.blocked_ns),
+            queued_ns: scaled(self.queued_ns),
+        }
+    }
 }
 
 /// Equal waits added up.
@@ -83,17 +138,17 @@ impl Waits {
         Self { times, ..Self::default() }
     }
 
-    /// Adds one.
-    pub fn add(&mut self, key: WaitKey, event: WaitEvent) {
+    /// Adds one, and what it comes to in the sums: more, where it stands for others.
+    pub fn add(&mut self, key: WaitKey, event: WaitEvent, sum: WaitSum) {
         let next = self.waits.len();
         let row = *self.rows.entry(key).or_insert(next);
         if row == next {
             self.waits.push(Wait { key, count: 0, blocked_ns: 0, queued_ns: 0, events: Vec::new() });
         }
         let wait = &mut self.waits[row];
-        wait.count += 1;
-        wait.blocked_ns += event.blocked_ns;
-        wait.queued_ns += event.queued_ns;
+        wait.count += sum.count;
+        wait.blocked_ns += sum.blocked_ns;
+        wait.queued_ns += sum.queued_ns;
         if !self.times {
             return;
         }

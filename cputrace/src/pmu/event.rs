@@ -84,6 +84,25 @@ fn rows(text: &'static str) -> impl Iterator<Item = Event> {
     })
 }
 
+/// Events of the kernel's own that perf calls otherwise.
+const PERFS_NAMES: [(&str, &str); 3] =
+    [("cpu-migrations", "migrations"), ("cs", "context-switches"), ("faults", "page-faults")];
+
+/// perf's generic events of a core, which the kernel knows how to count on most CPUs: `PERF_COUNT_HW_*`.
+const GENERIC: [(&str, u64); 11] = [
+    ("cpu-cycles", 0),
+    ("cycles", 0),
+    ("instructions", 1),
+    ("cache-references", 2),
+    ("cache-misses", 3),
+    ("branches", 4),
+    ("branch-misses", 5),
+    ("bus-cycles", 6),
+    ("stalled-cycles-frontend", 7),
+    ("stalled-cycles-backend", 8),
+    ("ref-cycles", 9),
+];
+
 /// The events that a CPU has.
 #[derive(Clone, Debug)]
 pub struct Catalog {
@@ -104,6 +123,7 @@ impl Catalog {
 
     /// By the name here, with - or _, by AMD's name, or by perf's generic name, in this order.
     pub fn find(&self, name: &str) -> Option<&Event> {
+        let name = PERFS_NAMES.iter().find(|(perfs, _)| *perfs == name).map_or(name, |(_, ours)| *ours);
         let dashed = name.replace('_', "-");
         let generic = format!("generic/{name}");
         let by = |matches: &dyn Fn(&Event) -> bool| self.events.iter().find(|event| matches(event));
@@ -152,6 +172,14 @@ pub enum EventError {
          cpu/event=0xc0,umask=0x1/, r00c0 or sched:sched_switch"
     )]
     Unknown(String),
+    /// Other CPUs have it.
+    #[error("the event {event} is known of {generations} alone: `cputrace pmu list --events` shows those of this CPU")]
+    OfOthers {
+        /// The event.
+        event: String,
+        /// Of which it is known.
+        generations: String,
+    },
     /// The PMU is not there.
     #[error("the event {event} needs the PMU {pmu}, which is not in /sys/bus/event_source/devices")]
     NoPmu {
@@ -181,6 +209,8 @@ pub enum EventError {
     NoTracepoint(String),
 }
 
+/// `PERF_TYPE_HARDWARE`.
+const TYPE_HARDWARE: u32 = 0;
 /// `PERF_TYPE_RAW`: the CPU's own event numbers.
 const TYPE_RAW: u32 = 4;
 /// `PERF_TYPE_SOFTWARE`.
@@ -228,6 +258,9 @@ pub fn resolve(
         let name = event.name.trim_start_matches("generic/").to_owned();
         return Ok(Encoded { name, ..encode(event, devices.first().ok_or_else(no_pmu)?)? });
     }
+    if let Some((_, number)) = GENERIC.iter().find(|(name, _)| *name == text) {
+        return Ok(named(TYPE_HARDWARE, *number, "cpu"));
+    }
     if let Some((pmu, terms)) = text.strip_suffix('/').and_then(|text| text.split_once('/')) {
         let device = devices.get(pmu);
         let device =
@@ -250,7 +283,14 @@ pub fn resolve(
         let id = root.read(format!("{events}/{subsystem}/{name}/id")).and_then(|id| id.parse().ok());
         return Ok(named(TYPE_TRACEPOINT, id.ok_or_else(|| EventError::NoTracepoint(text.to_owned()))?, "tracepoint"));
     }
-    Err(EventError::Unknown(text.chars().take(80).collect()))
+    let knows = |generation: &&Generation| Catalog::of(Some(**generation)).find(text).is_some();
+    let known: Vec<_> = Generation::ALL.iter().filter(knows).map(|generation| generation.number()).collect();
+    Err(match (known.first(), known.last()) {
+        (Some(first), Some(last)) => {
+            EventError::OfOthers { event: text.to_owned(), generations: super::survey::span(&(*first..=*last)) }
+        }
+        _ => EventError::Unknown(text.chars().take(80).collect()),
+    })
 }
 
 #[cfg(test)]
@@ -300,11 +340,19 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
     fn no_such_event() {
         let (catalog, none, root) = (Catalog::of(None), BTreeMap::new(), Root::new("/nowhere"));
         let resolve = |text| resolve(text, &catalog, &none, &root);
         assert!(matches!(resolve("cpu/event=1/"), Err(EventError::NoPmu { .. })));
         assert!(matches!(resolve("no-such"), Err(EventError::Unknown(_))));
+        assert_eq!(
+            resolve("slots-backend").unwrap_err().to_string().split(':').next(),
+            Some("the event slots-backend is known of Zen 4 to 6 alone")
+        );
+        assert_eq!(resolve("cpu-cycles").map(|event| (event.kind, event.config.words[0])), Ok((TYPE_HARDWARE, 0)));
+        assert_eq!(resolve("cs"), resolve("context-switches"));
+        assert_eq!(resolve("cpu-migrations").map(|event| event.config.words[0]), Ok(4));
         assert!(matches!(resolve("a:../../b"), Err(EventError::Unknown(_))));
         assert!(matches!(resolve("sched:none"), Err(EventError::NoTracefs(_))));
         assert_eq!(resolve("r1c0").map(|event| (event.kind, event.config.words[0])), Ok((TYPE_RAW, 0x1c0)));

@@ -20,6 +20,7 @@ pub mod device;
 pub mod event;
 pub mod format;
 pub mod formula;
+pub mod ibs;
 pub mod metric;
 pub mod perf;
 pub mod plan;

@@ -85,7 +85,8 @@ impl CounterSource for Perf {
 
     fn interrupts(&self, event: &Encoded, period: u64) -> Result<u64, OpenError> {
         let refused = |error| OpenError { member: 0, errno: errno(&error) };
-        let mut builder = builder(event, true);
+        // Before Zen 6 instruction-based sampling knows no modes.
+        let mut builder = builder(event, !event.pmu.starts_with("ibs_"));
         let counter = builder.observe_self().any_cpu().sample_period(period).build().map_err(refused)?;
         let mut sampler = counter.sampled(PAGES).map_err(refused)?;
         sampler.enable().map_err(refused)?;

@@ -134,6 +134,9 @@ pub enum Reason {
     /// Samples were asked of a PMU that only counts.
     #[error("the PMU {0} counts for the whole host and cannot interrupt: see `cputrace record --pmu-metrics`")]
     CountsOnly(String),
+    /// Counts were asked of a PMU that only samples.
+    #[error("the PMU {0} samples and does not count: see `cputrace record --event`")]
+    SamplesOnly(String),
     /// Counts of a unit that CPUs share were asked for by stack.
     #[error(
         "the PMU {0} counts for several CPUs together, which is nobody's stack: see `cputrace record --pmu-metrics`"
@@ -195,6 +198,7 @@ impl Reason {
             Self::CpuOffline => "cpu_offline",
             Self::TargetGone => "target_gone",
             Self::CountsOnly(_) => "counts_only",
+            Self::SamplesOnly(_) => "samples_only",
             Self::Shared(_) => "shared",
             Self::IdleTime => "idle_time",
             Self::NoCgroups => "no_cgroups",
@@ -238,6 +242,9 @@ impl Reason {
         let cause = match pmu {
             _ if facts.hypervisor => "virtual machines are not given it",
             "power" => "the driver is not loaded (modprobe rapl) or the CPU has no energy counters",
+            "ibs_op" | "ibs_fetch" => {
+                "the CPU has no instruction-based sampling, or the BIOS has it switched off (its option is called IBS)"
+            }
             "amd_umc" => "Linux has it from 6.9 on, for Zen 4 and newer, in the module amd-uncore",
             _ => "the module amd-uncore is not loaded (modprobe amd-uncore)",
         };

@@ -30,8 +30,11 @@ fn write_list(out: &mut String, survey: &Survey) -> std::fmt::Result {
         Identity::Other => writeln!(out, "not an AMD Zen; only events of the kernel's own are known")?,
     }
     writeln!(out)?;
-    for (pmu, state) in &survey.states {
+    for (index, (pmu, state)) in survey.states.iter().enumerate() {
+        let is_said = survey.states[..index].iter().any(|(_, before)| before.is_err() && before == state);
         match state {
+            // Once is enough.
+            Err(reason) if is_said => writeln!(out, "{pmu:<9} - [{}]", reason.code())?,
             Ok(usable) => {
                 let whose = match is_of_host(pmu) {
                     true => "works, for the whole host",
@@ -47,9 +50,11 @@ fn write_list(out: &mut String, survey: &Survey) -> std::fmt::Result {
             Err(reason) => writeln!(out, "{pmu:<9} - [{}] {reason}", reason.code())?,
         }
     }
-    for ibs in ["ibs_op", "ibs_fetch"] {
-        let state = if survey.devices.contains_key(ibs) { "listed" } else { "- not listed" };
-        writeln!(out, "{ibs:<9} {state}")?;
+    for (pmu, state) in &survey.sampling {
+        match state {
+            Ok(()) => writeln!(out, "{pmu:<9} works, for samples (record --event {})", pmu.replace('_', "-"))?,
+            Err(reason) => writeln!(out, "{pmu:<9} - [{}] {reason}", reason.code())?,
+        }
     }
     for problem in &survey.problems {
         writeln!(out, "note      {problem}")?;

@@ -35,6 +35,12 @@ const TRIALS: &[(&str, &[&str])] = &[
     ("msr", &["tsc"]),
 ];
 
+/// PMUs that sample and cannot count, and their events: instruction-based sampling.
+const SAMPLING: &[(&str, &str)] = &[("ibs_op", "ibs-op"), ("ibs_fetch", "ibs-fetch")];
+
+/// After how many ops or fetches a sample of theirs should come: a multiple of 16.
+const SAMPLING_PERIOD: u64 = 1 << 16;
+
 /// A PMU that works.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Usable {
@@ -72,6 +78,8 @@ pub struct Survey {
     pub catalog: Catalog,
     /// By PMU, in the order of the tables: whether it works.
     pub states: Vec<(&'static str, Result<Usable, Reason>)>,
+    /// The same of PMUs that sample and cannot count.
+    pub sampling: Vec<(&'static str, Result<(), Reason>)>,
     online: Vec<u32>,
 }
 
@@ -95,8 +103,9 @@ impl Survey {
         };
         let online = root.read("sys/devices/system/cpu/online").and_then(|text| cpu_list(&text)).unwrap_or_default();
         let catalog = Catalog::of(identity.generation());
-        let states = Vec::new();
-        let mut survey = Self { cpu, identity, perf_mon, facts, devices, problems, catalog, states, online };
+        let (states, sampling) = (Vec::new(), Vec::new());
+        let mut survey = Self { cpu, identity, perf_mon, facts, devices, problems, catalog, states, sampling, online };
+        survey.sampling = SAMPLING.iter().map(|(pmu, event)| (*pmu, survey.try_sampling(pmu, event, source))).collect();
         survey.states = TRIALS.iter().map(|(pmu, events)| (*pmu, survey.try_pmu(pmu, events, source))).collect();
         survey
     }
@@ -238,6 +247,21 @@ impl Survey {
             _ => MAX_COUNTERS,
         };
         Ok(Usable { counters, user_only })
+    }
+
+    /// Tries a PMU that can only sample.
+    fn try_sampling(&self, pmu: &'static str, event: &str, source: &dyn CounterSource) -> Result<(), Reason> {
+        if self.facts.paranoid.is_none() {
+            return Err(Reason::NoPerfEvents);
+        }
+        let Some(device) = self.devices.get(pmu) else { return Err(Reason::pmu_absent(pmu, &self.facts)) };
+        let event = self.catalog.find(event).ok_or_else(|| self.not_in_table(pmu))?;
+        let encoded = encode(event, device).map_err(|error| Reason::Encoding(error.to_string()))?;
+        match source.interrupts(&encoded, SAMPLING_PERIOD) {
+            Ok(0) => Err(Reason::NoInterrupt),
+            Ok(_) => Ok(()),
+            Err(error) => Err(Reason::of_errno(error.errno, pmu, &self.facts)),
+        }
     }
 
     /// How many counters of a core can be had at once: the largest group that really runs.

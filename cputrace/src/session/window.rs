@@ -16,9 +16,10 @@ use crate::analyze::unnamed;
 use crate::analyze::waits::add_to as add_waits;
 use crate::code::CodeFinder;
 use crate::model::{
-    EventSampling, LossReason, MappingId, Overhead, Profile, ProgramCost, Recording, Sampling, StackCounters,
-    UnknownReason, Unwinding, Waits,
+    EventSampling, LossReason, MappingId, Overhead, Profile, ProgramCost, Recording, Sampling, SchedulerLedger,
+    StackCounters, UnknownReason, Unwinding, Waits,
 };
+use crate::pmu::ibs::Decoder;
 use crate::pmu::reason::Reason;
 use crate::process::own;
 use crate::process::{Object, host};
@@ -108,14 +109,18 @@ impl Session<'_> {
             stack_counters: counted,
         };
         let next = aggregator(self.options, event.as_ref(), stack_counters.as_ref(), self.window_end_ns);
-        let Aggregate { profile, waits, objects } = std::mem::replace(&mut self.aggregator, next).finish();
+        let Aggregate { profile, waits, objects, ops } = std::mem::replace(&mut self.aggregator, next).finish();
+        let event = event.map(|event| EventSampling { ops, ..event });
         let stack_counters = stack_counters.map(|counters| in_stacks(counters, &profile));
         let objects = objects.into_iter().map(|(mapping, id)| (mapping, self.mappings.object(id).clone())).collect();
         let mut notes = self.notes.clone();
         notes.append(&mut self.window_notes);
         notes.extend(self.sampler.unwinding_notes());
         let threads = self.threads.take();
-        let (threads, scheduler) = threads.map_or((Vec::new(), None), |(times, ledger)| (times, Some(ledger)));
+        let sampled_below_ns = sampled_below_ns(self.options);
+        let (threads, scheduler) = threads.map_or((Vec::new(), None), |(times, ledger)| {
+            (times, Some(SchedulerLedger { sampled_below_ns, ..ledger }))
+        });
         let timelines = std::mem::take(&mut self.timelines).finish();
         let name_of = |pid| timelines.iter().find(|timeline| timeline.pid == pid).map(|timeline| timeline.name.clone());
         let pmu = self.counting.as_mut().map(|counting| counting.close_window(elapsed, &name_of));
@@ -158,8 +163,8 @@ impl Session<'_> {
         if expected > 0 && seen == 0 {
             self.window_notes.push(format!("no sample by {name} came: {}", Reason::NoInterrupt));
         }
-        let (name, period) = (name.clone(), sampling.period);
-        (Some(EventSampling { name, period, expected, seen, idle, filtered, kept, lost }), so_far)
+        let (name, period, ops) = (name.clone(), sampling.period, sampling.ops.clone());
+        (Some(EventSampling { name, period, expected, seen, idle, filtered, kept, lost, ops }), so_far)
     }
 
     /// What became of the readings of counters; with it comes what it came to so far.
@@ -225,11 +230,20 @@ pub(super) fn aggregator(
     let mut aggregator = Aggregator::new(profile, source, start_ns, options.timeline);
     if let Some(sampling) = sampling {
         aggregator.add_event_source(|profile| event::source(profile, sampling));
+        if sampling.ops.is_some() {
+            aggregator.decode_ops(Decoder::of_this_cpu());
+        }
     }
+    aggregator.scale_waits_below(sampled_below_ns(options));
     for counter in stack_counters.iter().flat_map(|counters| &counters.counters) {
         aggregator.add_counter_source(|profile| counters::source(profile, counter));
     }
     aggregator
+}
+
+/// Below which length waits are samples; 0: none is.
+fn sampled_below_ns(options: &Options) -> u64 {
+    options.waits.filter(|waits| waits.samples_shorter).map_or(0, |waits| waits.min.as_nanos() as u64)
 }
 
 /// Enters what of the counts is in stacks.

@@ -62,6 +62,9 @@ impl CpuCounters {
             if survey.devices.get(&event.pmu).is_some_and(|device| device.cpus.is_some()) {
                 return Err(refused(name, Reason::Shared(event.pmu)));
             }
+            if event.pmu.starts_with("ibs_") {
+                return Err(refused(name, Reason::SamplesOnly(event.pmu)));
+            }
             if event.pmu == "tracepoint" {
                 return Err(refused(name, Reason::Tracepoint));
             }

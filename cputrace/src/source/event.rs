@@ -6,10 +6,10 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
-use perf_event::Counter;
+use perf_event::{Counter, SampleFlag};
 
 use crate::ebpf::EventHook;
-use crate::model::{EventSampling, Profile, Source, SourceId, Unit};
+use crate::model::{EventSampling, Ops, Profile, Source, SourceId, Unit};
 use crate::pmu::device::Root;
 use crate::pmu::event::{Encoded, EventError, describe, is_of_host, resolve};
 use crate::pmu::perf;
@@ -22,6 +22,12 @@ pub enum EventClockError {
     /// It is not known.
     #[error(transparent)]
     Unknown(#[from] EventError),
+    /// Its hardware counts in steps.
+    #[error("the period of {event} has to be a multiple of 16 and at least 144: give such an --event-period")]
+    Period {
+        /// The event, as the user wrote it.
+        event: String,
+    },
     /// Not here.
     #[error("{event} cannot be sampled here: {reason}")]
     Refused {
@@ -39,6 +45,8 @@ pub struct EventClock {
     counters: Vec<Counter>,
     period: u64,
     is_tracepoint: bool,
+    /// It is of ops that the CPU tags.
+    tags_ops: bool,
     /// Of a tracepoint, what runs as soon as it is attached.
     waiting: Option<OwnedFd>,
 }
@@ -51,10 +59,19 @@ impl EventClock {
         let refused = |reason| EventClockError::Refused { event: name.to_owned(), reason };
         let event = is_here(name, &survey)?.map_err(refused)?;
         let period = period.unwrap_or_else(|| event.default_period());
+        // What Linux demands of both PMUs of instruction-based sampling.
+        if event.pmu.starts_with("ibs_") && (!period.is_multiple_of(16) || period < 0x90) {
+            return Err(EventClockError::Period { event: name.to_owned() });
+        }
         let is_tracepoint = event.pmu == "tracepoint";
+        let tags_ops = event.pmu == "ibs_op";
         let open = |cpu: &u32| {
             let mut builder = perf::builder(&event, false);
             builder.any_pid().one_cpu(*cpu as usize);
+            if tags_ops {
+                // The kernel reads the registers only for those who ask.
+                builder.sample(SampleFlag::RAW);
+            }
             if is_tracepoint { builder.build() } else { builder.sample_period(period).build() }
         };
         let cpus = if is_tracepoint { survey.online().get(..1) } else { None };
@@ -64,17 +81,22 @@ impl EventClock {
             errno => Reason::of_errno(errno, &event.pmu, &survey.facts),
         };
         let counters = counters.map_err(|error| refused(reason(error)))?;
-        Ok(Self { name: event.name, counters, period, is_tracepoint, waiting: None })
+        Ok(Self { name: event.name, counters, period, is_tracepoint, tags_ops, waiting: None })
     }
 
     /// What is to be said of its samples, before there are any.
     pub fn sampling(&self) -> EventSampling {
-        EventSampling { name: self.name.clone(), period: self.period, ..EventSampling::default() }
+        let ops = self.tags_ops.then(Ops::default);
+        EventSampling { name: self.name.clone(), period: self.period, ops, ..EventSampling::default() }
     }
 
     /// Where it is sampled.
     pub fn hook(&self) -> EventHook {
-        if self.is_tracepoint { EventHook::Tracepoint { period: self.period } } else { EventHook::Overflow }
+        match self {
+            Self { is_tracepoint: true, period, .. } => EventHook::Tracepoint { period: *period },
+            Self { tags_ops: true, .. } => EventHook::Op,
+            _ => EventHook::Overflow,
+        }
     }
 
     /// Has a program run where it happens.
@@ -120,7 +142,9 @@ impl EventClock {
 pub(super) fn is_here(name: &str, survey: &Survey) -> Result<Result<Encoded, Reason>, EventError> {
     match resolve(name, &survey.catalog, &survey.devices, &Root::new("/")) {
         // Why there is no PMU says more than that there is none.
-        Err(EventError::NoPmu { .. }) if !survey.facts.core_pmu => Ok(Err(Reason::no_pmu(&survey.facts))),
+        Err(EventError::NoPmu { .. } | EventError::OfOthers { .. }) if !survey.facts.core_pmu => {
+            Ok(Err(Reason::no_pmu(&survey.facts)))
+        }
         resolved => resolved.map(Ok),
     }
 }

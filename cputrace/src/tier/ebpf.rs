@@ -133,7 +133,10 @@ impl Sampler for EbpfSampler {
     }
 
     fn start_threads(&mut self, now_ns: u64) -> Result<(), TierError> {
-        self.threads.as_mut().map_or(Ok(()), |threads| threads.start_at(now_ns)).map_err(TierError::Ebpf)
+        let Some(threads) = &mut self.threads else { return Ok(()) };
+        // The kernel's own account of each thread counts from here, too.
+        self.object.seed_threads()?;
+        Ok(threads.start_at(now_ns)?)
     }
 
     fn threads(&mut self, now_ns: u64) -> Result<Option<(Vec<ThreadTime>, SchedulerLedger)>, TierError> {
@@ -159,7 +162,7 @@ impl Sampler for EbpfSampler {
             add(&mut ticks, &stats);
         }
         ticks.expected = match event.hook() {
-            EventHook::Overflow => event.expected().map_err(event_error)?,
+            EventHook::Overflow | EventHook::Op => event.expected().map_err(event_error)?,
             // A tracepoint is counted by nobody but the program.
             hook @ EventHook::Tracepoint { period } => ticks.seen + self.object.event_misses(hook)? / period,
         };

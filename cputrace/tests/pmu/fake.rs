@@ -212,6 +212,10 @@ impl CounterSource for Kernel {
     }
 
     fn interrupts(&self, event: &Encoded, _period: u64) -> Result<u64, OpenError> {
+        let Machine { paranoid, root, .. } = self.machine;
+        if event.pmu.starts_with("ibs_") && !root && paranoid >= Some(2) {
+            return Err(OpenError { member: 0, errno: libc::EACCES });
+        }
         Ok(u64::from(self.machine.dead != Some("interrupts") || event.pmu != "cpu"))
     }
 }

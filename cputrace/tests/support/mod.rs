@@ -91,10 +91,14 @@ pub(crate) fn recording() -> Recording {
     }
     let mut waits = Waits::new(true);
     let wake = waits.wake(profile.string("app"), Some(parse_stack), None);
-    let key =
-        WaitKey { thread: threads[1], state: Some(OffCpuState::Sleeping), stack: Some(kernel_stack), wake: Some(wake) };
-    waits.add(key, WaitEvent { at_ns: 10_000_000, blocked_ns: 60_000_000, queued_ns: 5_000_000 });
-    waits.add(WaitKey { wake: None, ..key }, WaitEvent { at_ns: 90_000_000, blocked_ns: 50_000_000, queued_ns: 0 });
+    let state = WaitState::OffCpu(OffCpuState::Sleeping);
+    let key = WaitKey { thread: threads[1], state, stack: Some(kernel_stack), wake: Some(wake) };
+    for (key, at_ns, blocked_ns, queued_ns) in
+        [(key, 10_000_000, 60_000_000, 5_000_000), (WaitKey { wake: None, ..key }, 90_000_000, 50_000_000, 0)]
+    {
+        let event = WaitEvent { at_ns, blocked_ns, queued_ns };
+        waits.add(key, event, WaitSum::of(&event));
+    }
     let mut reasons = WaitReasons::new("disk: state=sleeping kernel=vfs_write").unwrap();
     cputrace::analyze::waits::add_to(&mut profile, &waits, &mut reasons);
     let point = |at, cpu_percent| Point {
@@ -197,6 +201,20 @@ pub(crate) fn recording() -> Recording {
             filtered: 2,
             kept: 5,
             lost: BTreeMap::from([(LossReason::RingBufferFull, 1)]),
+            ops: Some(Ops {
+                unread: 1,
+                loads: BTreeMap::from([(DataSource::L3, Loads { count: 3, timed: 2, cycles: 90, most_cycles: 50 })]),
+                stores: BTreeMap::from([(DataSource::BeyondL2, 1)]),
+                prefetches: BTreeMap::from([(DataSource::Pending, 1)]),
+                locked: 1,
+                translated: 4,
+                second_tlb: 2,
+                walks: 1,
+                walk_cycles: 30,
+                branches: 5,
+                mispredicted: 1,
+                others: 6,
+            }),
         }),
         stack_counters: Some(StackCounters {
             counters: vec![StackCounter {

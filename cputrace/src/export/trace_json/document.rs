@@ -170,6 +170,32 @@ pub(super) struct EventSampling {
     pub(super) filtered: u64,
     pub(super) kept: u64,
     pub(super) lost: BTreeMap<String, u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) ops: Option<Ops>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Ops {
+    pub(super) loads: BTreeMap<String, Loads>,
+    pub(super) stores: BTreeMap<String, u64>,
+    pub(super) prefetches: BTreeMap<String, u64>,
+    pub(super) locked: u64,
+    pub(super) translated: u64,
+    pub(super) second_tlb: u64,
+    pub(super) walks: u64,
+    pub(super) walk_cycles: u64,
+    pub(super) branches: u64,
+    pub(super) mispredicted: u64,
+    pub(super) others: u64,
+    pub(super) unread: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Loads {
+    pub(super) count: u64,
+    pub(super) timed: u64,
+    pub(super) cycles: u64,
+    pub(super) most_cycles: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -287,6 +313,8 @@ pub(super) struct Scheduler {
     pub(super) wakes: u64,
     pub(super) wakes_lost: u64,
     pub(super) wakes_limited: u64,
+    #[serde(default)]
+    pub(super) sampled_below_ns: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

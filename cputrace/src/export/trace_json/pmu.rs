@@ -1,10 +1,12 @@
 //! The counters and the samples by event in trace.json, there and back.
 
+use std::collections::BTreeMap;
+
 use super::document::{self, Pmu, PmuCount, PmuMetric, PmuMissing, PmuScope};
 use super::read::ReadError;
 use crate::model::{
-    Count, CounterScope, CounterSubject, Counters, EventSampling, LossReason, MetricValue, MissingMetrics,
-    StackCounter, StackCounters,
+    Count, CounterScope, CounterSubject, Counters, DataSource, EventSampling, Loads, LossReason, MetricValue,
+    MissingMetrics, Ops, StackCounter, StackCounters,
 };
 
 pub(super) fn document(counters: &Counters) -> Pmu {
@@ -84,7 +86,7 @@ fn scope_of(scope: PmuScope) -> Result<CounterScope, ReadError> {
 }
 
 pub(super) fn event_document(sampling: &EventSampling) -> document::EventSampling {
-    let EventSampling { name, period, expected, seen, idle, filtered, kept, lost } = sampling;
+    let EventSampling { name, period, expected, seen, idle, filtered, kept, lost, ops } = sampling;
     document::EventSampling {
         name: name.clone(),
         period: *period,
@@ -94,14 +96,88 @@ pub(super) fn event_document(sampling: &EventSampling) -> document::EventSamplin
         filtered: *filtered,
         kept: *kept,
         lost: lost.iter().map(|(reason, count)| (reason.name().to_owned(), *count)).collect(),
+        ops: ops.as_ref().map(ops_document),
     }
 }
 
 pub(super) fn event(sampling: document::EventSampling) -> EventSampling {
-    let document::EventSampling { name, period, expected, seen, idle, filtered, kept, lost } = sampling;
+    let document::EventSampling { name, period, expected, seen, idle, filtered, kept, lost, ops: tagged } = sampling;
     let reason = |name: &str| LossReason::ALL.iter().copied().find(|reason| reason.name() == name);
     let lost = lost.into_iter().filter_map(|(name, count)| Some((reason(&name)?, count))).collect();
-    EventSampling { name, period, expected, seen, idle, filtered, kept, lost }
+    EventSampling { name, period, expected, seen, idle, filtered, kept, lost, ops: tagged.map(ops) }
+}
+
+fn ops_document(ops: &Ops) -> document::Ops {
+    let &Ops {
+        unread,
+        ref loads,
+        ref stores,
+        ref prefetches,
+        locked,
+        translated,
+        second_tlb,
+        walks,
+        walk_cycles,
+        branches,
+        mispredicted,
+        others,
+    } = ops;
+    let loads_document =
+        |&Loads { count, timed, cycles, most_cycles }: &Loads| document::Loads { count, timed, cycles, most_cycles };
+    let counts = |counts: &BTreeMap<DataSource, u64>| {
+        counts.iter().map(|(source, count)| (source.name().to_owned(), *count)).collect()
+    };
+    document::Ops {
+        loads: loads.iter().map(|(source, loads)| (source.name().to_owned(), loads_document(loads))).collect(),
+        stores: counts(stores),
+        prefetches: counts(prefetches),
+        locked,
+        translated,
+        second_tlb,
+        walks,
+        walk_cycles,
+        branches,
+        mispredicted,
+        others,
+        unread,
+    }
+}
+
+fn ops(ops: document::Ops) -> Ops {
+    let document::Ops {
+        loads,
+        stores,
+        prefetches,
+        locked,
+        translated,
+        second_tlb,
+        walks,
+        walk_cycles,
+        branches,
+        mispredicted,
+        others,
+        unread,
+    } = ops;
+    // A name of a later version.
+    let source = |name: &str| {
+        DataSource::ALL.iter().copied().find(|source| source.name() == name).unwrap_or(DataSource::Unknown)
+    };
+    let loads_of = |document::Loads { count, timed, cycles, most_cycles }| Loads { count, timed, cycles, most_cycles };
+    let counts = |counts: BTreeMap<String, u64>| counts.iter().map(|(name, count)| (source(name), *count)).collect();
+    Ops {
+        unread,
+        loads: loads.into_iter().map(|(name, loads)| (source(&name), loads_of(loads))).collect(),
+        stores: counts(stores),
+        prefetches: counts(prefetches),
+        locked,
+        translated,
+        second_tlb,
+        walks,
+        walk_cycles,
+        branches,
+        mispredicted,
+        others,
+    }
 }
 
 pub(super) fn stack_counters_document(counters: &StackCounters) -> document::StackCounters {

@@ -162,6 +162,7 @@ fn scheduler(ledger: document::Scheduler) -> SchedulerLedger {
         wakes,
         wakes_lost,
         wakes_limited,
+        sampled_below_ns,
     } = ledger;
     SchedulerLedger {
         threads_lost,
@@ -174,6 +175,7 @@ fn scheduler(ledger: document::Scheduler) -> SchedulerLedger {
         wakes,
         wakes_lost,
         wakes_limited,
+        sampled_below_ns,
     }
 }
 

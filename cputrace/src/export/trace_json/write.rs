@@ -204,6 +204,7 @@ fn scheduler(ledger: SchedulerLedger) -> document::Scheduler {
         wakes,
         wakes_lost,
         wakes_limited,
+        sampled_below_ns,
     } = ledger;
     document::Scheduler {
         threads_lost,
@@ -216,6 +217,7 @@ fn scheduler(ledger: SchedulerLedger) -> document::Scheduler {
         wakes,
         wakes_lost,
         wakes_limited,
+        sampled_below_ns,
     }
 }
 
