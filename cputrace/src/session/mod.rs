@@ -18,6 +18,7 @@ use crate::analyze::reasons::RuleError;
 use crate::ebpf::Waits;
 use crate::model::{MetricValue, Recording, Target, Tier, Timeline};
 use crate::process::command::{CommandError, HeldCommand};
+use crate::process::own::{self, Priority, Work};
 use crate::process::target::TargetError;
 use crate::source::counters::CpuCountersError;
 use crate::source::event::EventClockError;
@@ -143,6 +144,7 @@ pub fn record(
     stop: &Receiver<Stop>,
 ) -> Result<Outcome, SessionError> {
     let mut finisher = Finisher::new(options)?;
+    let priority = Priority::raise(Work::Collecting);
     let mut session = Session::attach(options, command.as_deref())?;
     session.start()?;
     if let Some(command) = command.as_deref_mut() {
@@ -150,6 +152,7 @@ pub fn record(
     }
     let end = session.run(command, on_progress, None, stop);
     session.detach();
+    drop(priority);
     // Once said counts for all that is left.
     let is_stopped = Cell::new(false);
     let stopped = || {
@@ -163,15 +166,17 @@ pub fn record(
 pub struct Watch<'a> {
     session: Session<'a>,
     finisher: Finisher,
+    priority: Priority,
 }
 
 impl<'a> Watch<'a> {
     /// Finds the targets and attaches to them; the clock runs from here on.
     pub fn start(options: &'a Options) -> Result<Self, SessionError> {
         let finisher = Finisher::new(options)?;
+        let priority = Priority::raise(Work::Collecting);
         let mut session = Session::attach(options, None)?;
         session.start()?;
-        Ok(Self { session, finisher })
+        Ok(Self { session, finisher, priority })
     }
 
     /// Calls `on_window` with what each window of this length brought, until the caller sends [`Stop`], the targets are
@@ -185,7 +190,7 @@ impl<'a> Watch<'a> {
         on_window: &mut (dyn FnMut(Recording) + Send),
         stop: &Receiver<Stop>,
     ) -> EndReason {
-        let Self { mut session, mut finisher } = self;
+        let Self { mut session, mut finisher, priority: _priority } = self;
         let is_stopped = AtomicBool::new(false);
         let unnamed = AtomicUsize::new(0);
         thread::scope(|scope| {
@@ -197,6 +202,7 @@ impl<'a> Watch<'a> {
                 let _ = sender.send(window);
             };
             let names = scope.spawn(move || {
+                own::lower_priority();
                 for window in closed {
                     on_window(finisher.finish(window, &|| is_stopped.load(Ordering::Relaxed)));
                     unnamed.fetch_sub(1, Ordering::Relaxed);

@@ -14,7 +14,7 @@ use super::{EndReason, Options, Progress, SessionError, Stop};
 use crate::aggregate::Aggregator;
 use crate::collect::{Batch, Event, Observation};
 use crate::ebpf::Filter;
-use crate::model::{EventSampling, Ledger, MetricValue, SchedulerLedger, StackCounters, ThreadTime};
+use crate::model::{EventSampling, Ledger, MetricValue, SchedulerLedger, StackCounters, ThreadTime, Tier};
 use crate::pmu::counting::Counting;
 use crate::pmu::perf::Perf;
 use crate::pmu::reason::Reason;
@@ -22,7 +22,7 @@ use crate::pmu::survey::Survey;
 use crate::process::command::HeldCommand;
 use crate::process::own::{self, monotonic_ns};
 use crate::process::target::{self, Selection};
-use crate::process::timeline::Timelines;
+use crate::process::timeline::{Busiest, Timelines};
 use crate::process::{Change, Mappings};
 use crate::source::counters::CpuCounters;
 use crate::source::event::EventClock;
@@ -82,6 +82,8 @@ pub(super) struct Session<'a> {
     pub(super) before: Sums,
     /// Samples so far of each process, where the targets are not a set of processes.
     pub(super) busy: HashMap<u32, u64>,
+    /// The same where nothing is sampled.
+    pub(super) by_proc: Busiest,
     pub(super) counting: Option<Counting>,
     pub(super) metrics: Vec<MetricValue>,
     pub(super) event: Option<EventSampling>,
@@ -155,6 +157,7 @@ impl<'a> Session<'a> {
             window_end_ns: 0,
             before: Sums::default(),
             busy: HashMap::new(),
+            by_proc: Busiest::default(),
             counting,
             metrics: Vec::new(),
             event: sampling,
@@ -321,6 +324,8 @@ impl<'a> Session<'a> {
     fn observe(&mut self) {
         let pids: Vec<u32> = match self.selection {
             Selection::Processes => self.targets.iter().copied().collect(),
+            Selection::Cgroup { .. } if self.sampler.tier() == Tier::Proc => target::newcomers(&self.options.targets),
+            Selection::All if self.sampler.tier() == Tier::Proc => self.by_proc.pids(BUSIEST),
             Selection::Cgroup { .. } | Selection::All => self.busiest(),
         };
         self.timelines.observe(&pids, self.started.elapsed());
