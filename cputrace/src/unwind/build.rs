@@ -41,6 +41,9 @@ const PAGE: u64 = 4096;
 /// Addresses without code between a file's code: more is no real file's. Tables take memory for them.
 const MAX_SPREAD: u64 = 64 << 20;
 
+/// The code that the kernel enters has a few instructions: the dynamic linker's, with what it calls the program by, 80 bytes.
+const ENTRY_BYTES: u32 = 128;
+
 /// More linkage tables than this are no real file's.
 const MAX_PLTS: usize = 64;
 
@@ -131,6 +134,8 @@ pub(super) struct Headers {
     debug_frame: Option<Vec<u8>>,
     /// Address ranges of linkage tables.
     plt: Vec<(Range<u64>, Rule)>,
+    /// Where the kernel enters the program.
+    entry: u64,
     /// Functions whose rules are known better than the file tells.
     known: go::Functions,
 }
@@ -140,7 +145,7 @@ impl Headers {
         const E: LittleEndian = LittleEndian;
         let header = FileHeader64::<LittleEndian>::parse(data)?;
         header.endian()?;
-        let mut all = Self::default();
+        let mut all = Self { entry: header.e_entry(E), ..Self::default() };
         let mut eh_frame_hdr = None;
         for segment in header.program_headers(E, data)? {
             match segment.p_type(E) {
@@ -191,7 +196,6 @@ impl Headers {
                 _ => {}
             }
         }
-        self.plt.sort_by_key(|(range, _)| range.start);
     }
 
     /// By PT_GNU_EH_FRAME, whose second word leads to `.eh_frame`; that ends with its terminator, or its segment.
@@ -245,14 +249,17 @@ impl Headers {
             stats.overlaps += u64::from(same && later.section == earlier.section);
             same
         });
+        let gaps = gaps(&functions, length);
+        let plt = self.plt.iter().filter_map(|(range, rule)| Some((clip(range, base, length)?, *rule)));
+        let mut without_rules: Vec<_> = plt.chain(self.entry_code(&gaps, base)).collect();
+        without_rules.sort_by_key(|(range, _)| range.start);
         let mut builder = Builder {
-            plt: self.plt.iter().filter_map(|(range, rule)| Some((clip(range, base, length)?, *rule))).collect(),
+            without_rules,
             known: &self.known,
             gap_rule: Rule::UNKNOWN,
             rows: Rows::with_capacity(functions.len() * 10),
             stats,
         };
-        let gaps = gaps(&functions, length);
         builder.stats.gap_bytes = gaps.iter().map(|gap| u64::from(gap.end - gap.start)).sum();
         let keeps_frame_pointers =
             builder.stats.gap_bytes >= u64::from(MIN_GAPS) && self.keeps_frame_pointers(&gaps, base, read);
@@ -269,6 +276,13 @@ impl Headers {
         stats.rules = builder.rows.rules() as u64;
         let tables = Tables { base, length, tables: builder.rows.pack(length) };
         Ok(Built { tables: Some(tables), keeps_frame_pointers, stats })
+    }
+
+    /// The code that the kernel enters, where nothing describes it, as in the dynamic linker: nobody called it.
+    fn entry_code(&self, gaps: &[Range<u32>], base: u64) -> Option<(Range<u32>, Rule)> {
+        let entry = u32::try_from(self.entry.checked_sub(base)?).ok()?;
+        let gap = gaps.iter().find(|gap| gap.contains(&entry))?;
+        Some((entry..gap.end.min(entry.saturating_add(ENTRY_BYTES)), Rule::END_OF_STACK))
     }
 
     /// The sections that describe functions.
@@ -399,7 +413,8 @@ fn gaps(functions: &[Placed<'_>], length: u32) -> Vec<Range<u32>> {
 /// Puts the rows together.
 struct Builder<'a> {
     known: &'a go::Functions,
-    plt: Vec<(Range<u32>, Rule)>,
+    /// Code that no function's rules are about, and whose are known all the same.
+    without_rules: Vec<(Range<u32>, Rule)>,
     gap_rule: Rule,
     rows: Rows,
     stats: BuildStats,
@@ -450,14 +465,14 @@ impl Builder<'_> {
         self.gap(covered..length);
     }
 
-    /// Code without rules, but for the linkage tables in it.
+    /// Code without rules, but for what is known of it.
     fn gap(&mut self, gap: Range<u32>) {
         if gap.is_empty() {
             return;
         }
-        let Self { plt, gap_rule, rows, .. } = self;
+        let Self { without_rules, gap_rule, rows, .. } = self;
         rows.push(gap.start, *gap_rule);
-        for (range, rule) in plt.iter().filter(|(range, _)| range.start < gap.end && range.end > gap.start) {
+        for (range, rule) in without_rules.iter().filter(|(range, _)| range.start < gap.end && range.end > gap.start) {
             rows.push(range.start.max(gap.start), *rule);
             if range.end < gap.end {
                 rows.push(range.end, *gap_rule);

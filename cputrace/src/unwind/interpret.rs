@@ -32,12 +32,33 @@ enum Return {
 #[derive(Clone, Copy, Debug)]
 struct State {
     cfa: Cfa,
+    /// The CFA's last offset from a register; `None` before there was one. Behind an expression an instruction that names
+    /// a register alone means this one: libgcc reads it so, and hand-written assembler counts on it (Debian's libgcrypt).
+    offset: Option<i64>,
     rbp: Option<Rbp>,
     ret: Return,
 }
 
 impl State {
-    const INITIAL: Self = Self { cfa: Cfa::Unknown, rbp: Some(Rbp::Unchanged), ret: Return::Unknown };
+    const INITIAL: Self = Self { cfa: Cfa::Unknown, offset: None, rbp: Some(Rbp::Unchanged), ret: Return::Unknown };
+
+    /// The CFA is so far from a register.
+    #[inline]
+    fn set_cfa(&mut self, number: u64, offset: Option<i64>) {
+        self.offset = offset;
+        self.cfa = register_cfa(number, offset);
+    }
+
+    /// The CFA is so far from the register that it is counted from, unless an expression gives it.
+    #[inline]
+    fn set_cfa_offset(&mut self, offset: Option<i64>) -> Option<()> {
+        self.offset?;
+        self.offset = offset;
+        if let Cfa::Register { register, .. } = self.cfa {
+            self.cfa = register_cfa(register.into(), offset);
+        }
+        Some(())
+    }
 
     fn rule(&self) -> Rule {
         let (Some(rbp), cfa) = (self.rbp, self.cfa) else { return Rule::UNKNOWN };
@@ -217,20 +238,12 @@ impl Interpreter {
             // def_cfa
             0x0c => {
                 let (number, offset) = (reader.unsigned()?, reader.unsigned()?);
-                state.cfa = register_cfa(number, offset.try_into().ok());
+                state.set_cfa(number, offset.try_into().ok());
             }
             // def_cfa_register
-            0x0d => {
-                let number = reader.unsigned()?;
-                let Cfa::Register { offset, .. } = state.cfa else { return None };
-                state.cfa = register_cfa(number, Some(offset.into()));
-            }
+            0x0d => state.set_cfa(reader.unsigned()?, Some(state.offset?)),
             // def_cfa_offset
-            0x0e => {
-                let offset = reader.unsigned()?;
-                let Cfa::Register { register, .. } = state.cfa else { return None };
-                state.cfa = register_cfa(register.into(), offset.try_into().ok());
-            }
+            0x0e => state.set_cfa_offset(reader.unsigned()?.try_into().ok())?,
             // def_cfa_expression
             0x0f => state.cfa = expression::cfa(block(reader)?).unwrap_or(Cfa::Unknown),
             // expression
@@ -258,14 +271,10 @@ impl Interpreter {
             // def_cfa_sf
             0x12 => {
                 let (number, factored) = (reader.unsigned()?, reader.signed()?);
-                state.cfa = register_cfa(number, Some(factored.wrapping_mul(common.data_align)));
+                state.set_cfa(number, Some(factored.wrapping_mul(common.data_align)));
             }
             // def_cfa_offset_sf
-            0x13 => {
-                let factored = reader.signed()?;
-                let Cfa::Register { register, .. } = state.cfa else { return None };
-                state.cfa = register_cfa(register.into(), Some(factored.wrapping_mul(common.data_align)));
-            }
+            0x13 => state.set_cfa_offset(Some(reader.signed()?.wrapping_mul(common.data_align)))?,
             // val_offset, val_offset_sf: the register has a value, none is saved
             0x14 | 0x15 => {
                 let number = reader.unsigned()?;
@@ -331,4 +340,36 @@ fn register_cfa(number: u64, offset: Option<i64>) -> Cfa {
 fn block<'a>(reader: &mut Reader<'a>) -> Option<&'a [u8]> {
     let length = reader.unsigned()?;
     reader.take(usize::try_from(length).ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::super::call_frame::{Format, Functions, Section};
+    use super::*;
+
+    /// An entry of `.eh_frame` behind `before` bytes: a common part, or what refers to the one at the start.
+    fn entry(before: usize, is_common: bool, contents: &[u8]) -> Vec<u8> {
+        let id = if is_common { 0 } else { before as u32 + 4 };
+        let parts = [&(contents.len() as u32 + 4).to_le_bytes()[..], &id.to_le_bytes(), contents];
+        parts.concat()
+    }
+
+    /// Assembler that names a register again behind an expression means the offset from before it, as libgcc reads it.
+    #[test]
+    fn a_register_behind_an_expression() {
+        // Version 1, no augmentation, factors 1 and -8, return address in 16; rsp + 8, saved at -8.
+        let mut section = entry(0, true, &[1, 0, 1, 0x78, 16, 0x0c, 7, 8, 0x90, 1]);
+        let mut function = [0x1000_u64.to_le_bytes(), 0x10_u64.to_le_bytes()].concat();
+        // rsp + 16; then *(rsp + 24) + 8, four bytes on; then rsp, and then rsp + 8.
+        function.extend([0x0e, 16, 0x44, 0x0f, 5, 0x77, 24, 0x06, 0x23, 8, 0x44, 0x0d, 7, 0x44, 0x0e, 8]);
+        section.extend(entry(section.len(), false, &function));
+        let all = Functions::read(Section { bytes: &section, address: 0, format: Format::EhFrame });
+        let mut rows = Vec::new();
+        Interpreter::default().run(&all.commons, &all.functions[0], &mut |at, rule| rows.push((at, rule))).unwrap();
+        let rsp = |offset| Rule::new(Cfa::Register { register: register::RSP, offset }, Rbp::Unchanged);
+        let saved = Rule::new(Cfa::Saved { register: register::RSP, inner: 24, outer: 8 }, Rbp::Unchanged);
+        assert_eq!(rows, [(0x1000, rsp(16)), (0x1004, saved), (0x1008, rsp(16)), (0x100c, rsp(8))]);
+    }
 }

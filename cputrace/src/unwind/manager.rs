@@ -298,29 +298,30 @@ impl Manager {
     fn answer(&mut self, question: &Question) -> bool {
         let &Question { address, tgid: pid, slot } = question;
         let now = Instant::now();
-        let Some(process) = self.processes.get(&pid) else {
-            if self.read_until > now + READ_AHEAD {
+        // The kernel side knows nothing of it: it was born, or it runs another program now, whatever is known of it here.
+        let is_new = slot == NO_RANGES;
+        let changed = match self.processes.get(&pid).filter(|_| !is_new).map(|process| process.next_reading) {
+            None if self.read_until > now + READ_AHEAD => {
                 self.stats.newcomers_put_off += 1;
                 return false;
             }
-            self.looks.extend(LOOK_AGAIN.map(|after| ((now + after, pid), ())));
-            return self.read(pid);
+            None => {
+                self.looks.extend(LOOK_AGAIN.map(|after| ((now + after, pid), ())));
+                self.read(pid) || is_new
+            }
+            Some(next_reading) if now < next_reading => {
+                self.stats.put_off += 1;
+                self.looks.insert((next_reading, pid), ());
+                false
+            }
+            Some(_) => self.read(pid),
         };
-        // The kernel side has forgotten it, for it runs another program now.
-        let is_new = slot == NO_RANGES;
-        if is_new {
-            self.looks.extend(LOOK_AGAIN.map(|after| ((now + after, pid), ())));
-        }
-        let region = process.regions.iter().find(|(region, _)| (region.start..region.end).contains(&address));
+        let regions = self.processes.get(&pid).map_or(&[][..], |process| &process.regions);
+        let region = regions.iter().find(|(region, _)| (region.start..region.end).contains(&address));
         if let Some(&(_, Code::File(file))) = region {
             self.files.want(file);
         }
-        if now < process.next_reading {
-            self.stats.put_off += 1;
-            self.looks.insert((process.next_reading, pid), ());
-            return is_new;
-        }
-        self.read(pid) || is_new
+        changed
     }
 
     /// Reads a process's mappings and sees to their files. Whether they changed.

@@ -4,7 +4,8 @@
 //!   instructions, [`expression`] knows the few shapes of DWARF expressions that occur, [`go`] the
 //!   functions that tell nothing themselves, [`pack`] lays out the words.
 //! - [`functions`]: where a file's functions begin and end, for those that have no names.
-//! - [`manager`]: brings tables to the kernel when samples need them. Of it: `tables` has the files, `slots` the places.
+//! - [`manager`]: brings tables to the kernel when samples need them. Of it: `tables` has the files, `slots` the places, `cache`
+//!   what was built before.
 //! - [`remote`]: the same in this process, for threads that wait.
 //!
 //! What the words mean, and the step that reads them, is `cputrace_common::unwind`'s.
@@ -12,6 +13,7 @@
 #[cfg(test)]
 mod agreement;
 pub mod build;
+mod cache;
 mod call_frame;
 mod expression;
 pub mod functions;

@@ -191,6 +191,16 @@ fn builds_of_an_image() {
     assert_eq!(build_image(&bytes).unwrap().tables, from_file.tables);
 }
 
+/// The dynamic linker tells nothing of the code that the kernel enters it by: a stack is whole there.
+#[test]
+fn the_entry_is_the_end_of_the_stack() {
+    let path = "/lib64/ld-linux-x86-64.so.2";
+    let bytes = std::fs::read(path).unwrap();
+    let entry = object::File::parse(&bytes[..]).unwrap().entry();
+    let built = build(&File::open(path).unwrap()).unwrap();
+    assert_eq!(built.tables.unwrap().rule(entry), Some(Rule::END_OF_STACK));
+}
+
 /// Where there is no section table, the program headers lead to the same rows.
 #[test]
 fn needs_no_section_table() {

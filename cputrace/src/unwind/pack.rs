@@ -156,6 +156,23 @@ impl Table {
         self.used * 4
     }
 
+    /// The words that are used, little-endian.
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        self.words[..self.used].iter().flat_map(|word| word.to_le_bytes()).collect()
+    }
+
+    /// A table of such bytes; `None` if they are none.
+    pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (words, rest) = bytes.as_chunks();
+        let used = words.len();
+        if !rest.is_empty() || used > MAX_TABLE_WORDS {
+            return None;
+        }
+        let mut words: Vec<_> = words.iter().copied().map(u32::from_le_bytes).collect();
+        words.resize(used.next_multiple_of(CHUNK_WORDS), 0);
+        Some(Self { words, used })
+    }
+
     /// The rule at an offset of its code, found as the kernel side finds it.
     pub fn rule(&self, offset: u32) -> Option<Rule> {
         const WORDS: u32 = CHUNK_WORDS as u32;

@@ -15,6 +15,7 @@ use cputrace_common::unwind::table::CHUNK_WORDS;
 use rustc_hash::FxHashMap;
 
 use super::build::{self, BuildError, Built};
+use super::cache::Cache;
 use super::slots::Slots;
 use super::{Table, UnwindStats};
 use crate::ebpf::UnwindMaps;
@@ -32,10 +33,10 @@ const MAX_NOTES: usize = 8;
 /// A file as it is: one that was written to since is another.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) struct FileKey {
-    device: u64,
-    inode: u64,
-    size: u64,
-    modified_ns: i64,
+    pub(super) device: u64,
+    pub(super) inode: u64,
+    pub(super) size: u64,
+    pub(super) modified_ns: i64,
 }
 
 /// A file in [`FileTables`]; never given to another one.
@@ -88,11 +89,12 @@ struct Job {
     file: Arc<File>,
 }
 
-/// A file whose tables were built.
+/// A file whose tables were built, or found in the cache.
 struct Finished {
     number: FileNumber,
-    result: Result<Built, BuildError>,
-    time: Duration,
+    result: Result<Arc<Built>, BuildError>,
+    /// How long it took to build them; `None` of those found.
+    time: Option<Duration>,
 }
 
 #[derive(Default)]
@@ -136,10 +138,11 @@ impl FileTables {
     pub(super) fn new(budget: u64, builders: usize, wake: impl Fn() + Clone + Send + 'static) -> io::Result<Self> {
         let jobs = Arc::new(Jobs::default());
         let (sender, results) = mpsc::channel();
+        let cache = Cache::of_system();
         let workers = (0..builders).map(|_| {
-            let (jobs, sender, wake) = (jobs.clone(), sender.clone(), wake.clone());
+            let (jobs, cache, sender, wake) = (jobs.clone(), cache.clone(), sender.clone(), wake.clone());
             let name = "unwind-build".to_owned();
-            std::thread::Builder::new().name(name).spawn(move || work(&jobs, &sender, &wake))
+            std::thread::Builder::new().name(name).spawn(move || work(&jobs, cache.as_ref(), &sender, &wake))
         });
         let workers = workers.collect::<io::Result<_>>()?;
         let (keys, files, slots) = (FxHashMap::default(), FxHashMap::default(), Slots::new(MAX_CHUNKS));
@@ -202,14 +205,19 @@ impl FileTables {
         }
     }
 
-    /// A sample hit the file: it is to stay, and to be built again if it was dropped.
+    /// A sample hit the file: it is to stay, to be built before those that none has hit, and to be built again if it was
+    /// dropped.
     pub(super) fn want(&mut self, number: FileNumber) {
         self.clock += 1;
         let Some(known) = self.files.get_mut(&number) else { return };
         known.used = self.clock;
-        if matches!(known.state, State::Dropped) {
-            known.state = State::Building;
-            self.jobs.push(number, known.file.clone());
+        match known.state {
+            State::Building => self.jobs.hurry(number),
+            State::Dropped => {
+                known.state = State::Building;
+                self.jobs.push(number, known.file.clone());
+            }
+            State::Loaded(_) | State::Without { .. } => {}
         }
     }
 
@@ -217,7 +225,7 @@ impl FileTables {
     pub(super) fn load_finished(&mut self, maps: &mut UnwindMaps, stats: &mut UnwindStats) -> Vec<FileNumber> {
         let mut changed = Vec::new();
         while let Ok(Finished { number, result, time }) = self.results.try_recv() {
-            stats.build_time += time;
+            stats.build_time += time.unwrap_or_default();
             changed.push(number);
             if !self.files.contains_key(&number) {
                 continue;
@@ -231,7 +239,7 @@ impl FileTables {
                     continue;
                 }
             };
-            stats.builds += 1;
+            stats.builds += u64::from(time.is_some());
             stats.bad_entries += built.stats.bad_entries;
             if built.stats.bad_entries > 0 {
                 let bad = built.stats.bad_entries;
@@ -241,7 +249,7 @@ impl FileTables {
                 );
             }
             stats.unknown_rows += built.stats.unknown_rows;
-            let Some(tables) = built.tables else {
+            let Some(tables) = &built.tables else {
                 self.set_state(number, State::Without { frame_pointers: built.keeps_frame_pointers });
                 continue;
             };
@@ -368,6 +376,13 @@ impl Jobs {
         self.came.notify_one();
     }
 
+    /// A job that waits is the next one.
+    fn hurry(&self, number: FileNumber) {
+        let waiting = &mut self.lock().waiting;
+        let job = waiting.iter().position(|job| job.number == number).and_then(|at| waiting.remove(at));
+        job.into_iter().for_each(|job| waiting.push_front(job));
+    }
+
     fn close(&self) {
         self.lock().closed = true;
         self.came.notify_all();
@@ -388,13 +403,22 @@ impl Jobs {
     }
 }
 
-fn work(jobs: &Jobs, sender: &Sender<Finished>, wake: &impl Fn()) {
+fn work(jobs: &Jobs, cache: Option<&Cache>, sender: &Sender<Finished>, wake: &impl Fn()) {
     while let Some(Job { number, file }) = jobs.next() {
+        let cache = cache.and_then(|cache| Some((cache, FileKey::of(&file).ok()?)));
+        let found = cache.and_then(|(cache, key)| cache.load(key)).map(Arc::new);
         let started = Instant::now();
-        let result = build::build(&file);
-        if sender.send(Finished { number, result, time: started.elapsed() }).is_err() {
+        let is_found = found.is_some();
+        let result = found.map_or_else(|| build::build(&file).map(Arc::new), Ok);
+        let built = result.as_ref().ok().filter(|_| !is_found).cloned();
+        let time = (!is_found).then(|| started.elapsed());
+        if sender.send(Finished { number, result, time }).is_err() {
             break;
         }
         wake();
+        // Others wait for the tables, nobody for this.
+        if let (Some((cache, key)), Some(built)) = (cache, built) {
+            cache.store(key, &built);
+        }
     }
 }
