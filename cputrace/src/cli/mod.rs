@@ -80,9 +80,22 @@ pub fn run() -> ExitCode {
         Some(Command::Grafana(args)) => grafana::run(&args),
     };
     done.unwrap_or_else(|error| {
-        say(&format!("cputrace: {error:#}"));
+        say(&format!("cputrace: {}", sentence(&error)));
         record::exit_code_of(&error)
     })
+}
+
+/// An error and its causes, but for those that it has told already.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        match &*text {
+            "" => text = cause,
+            told if told.contains(&cause) => {}
+            told => text = format!("{told}: {cause}"),
+        }
+    }
+    text
 }
 
 /// A line on standard error; if nobody reads it, it is not missed.
@@ -94,11 +107,22 @@ fn say(line: &str) {
 mod tests {
     use clap::CommandFactory;
 
-    use super::Cli;
+    use super::{Cli, sentence};
+    use crate::process::command::CommandError;
 
     /// clap's own rules: names that are used once, conflicts with arguments that there are.
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    /// Each cause is told once, whether the error names it itself or not.
+    #[test]
+    fn an_error_is_one_sentence() {
+        let cause = || std::io::Error::other("no room");
+        let named = anyhow::Error::from(CommandError::NotExecutable("make".to_owned(), cause()));
+        assert_eq!(sentence(&named), "make: cannot be executed: no room");
+        let unnamed = anyhow::Error::from(cause()).context("x.json cannot be opened");
+        assert_eq!(sentence(&unnamed), "x.json cannot be opened: no room");
     }
 }

@@ -80,7 +80,8 @@ impl Outputs {
     }
 }
 
-/// Writes them all; the second says whether one failed, which has been said.
+/// Writes them all; the second says whether one failed, which has been said. What has no room where it should go is put
+/// elsewhere.
 pub(super) fn write(recording: &Recording, outputs: &[Output<'_>]) -> (Vec<Written>, bool) {
     let mut failed = false;
     let mut written = Vec::new();
@@ -89,7 +90,9 @@ pub(super) fn write(recording: &Recording, outputs: &[Output<'_>]) -> (Vec<Writt
             Ok(file) => written.push(file),
             Err(error) => {
                 failed = true;
-                say(&format!("cputrace: {error}"));
+                let rescued = file::rescue(recording, *format, path);
+                let rescued = rescued.map_or(String::new(), |file| format!("; it is in {} now", file.path.display()));
+                say(&format!("cputrace: {error}{rescued}"));
             }
         }
     }

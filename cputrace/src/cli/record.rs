@@ -15,7 +15,9 @@ use crate::duration;
 use crate::ebpf::Waits;
 use crate::model::{Aspect, Target, Tier};
 use crate::process::command::{CommandError, HeldCommand};
+use crate::process::own::{Priority, Work};
 use crate::session::{self, EndReason, Options, Outcome, SessionError};
+use crate::sink::file;
 use crate::symbolize::Detail;
 
 #[derive(Debug, clap::Args)]
@@ -42,7 +44,7 @@ pub(super) struct Args {
     #[arg(short, long, value_name = "TIME", value_parser = duration::seconds)]
     duration: Option<Duration>,
     /// Time between two points of the CPU and memory timeline: milliseconds, or with a unit [default: 100, of the
-    /// whole host or a control group 1000]
+    /// whole host or a control group 1000, but at least ten in a recording]
     #[arg(long, value_name = "TIME", value_parser = duration::milliseconds)]
     interval: Option<Duration>,
     #[command(flatten)]
@@ -130,7 +132,7 @@ impl Args {
             targets: self.targets(),
             frequency: self.frequency,
             duration: self.duration,
-            interval: self.interval.unwrap_or(Duration::from_millis(if many { 1000 } else { 100 })),
+            interval: self.interval.unwrap_or_else(|| interval(many, self.duration)),
             tier: self.tier.as_deref().and_then(|name| tiers.into_iter().find(|tier| tier.name() == name)),
             follow_children: !self.no_children,
             unwind_kb: self.unwind_memory * 1024,
@@ -167,15 +169,24 @@ impl Args {
     }
 }
 
+/// Each process of many costs something each time; but a process needs two readings for its CPU time to be known.
+fn interval(many: bool, duration: Option<Duration>) -> Duration {
+    let (least, most) = (Duration::from_millis(100), Duration::from_millis(if many { 1000 } else { 100 }));
+    duration.map_or(most, |duration| (duration / 10).clamp(least, most))
+}
+
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     // What is wrong with the outputs is said before the time is spent.
     let outputs = args.outputs()?;
+    outputs.iter().try_for_each(|(path, _)| file::check(path))?;
     let options = args.options()?;
     let stop = stop::signals()?;
     let mut command = match &*args.command {
         [] => None,
         words => Some(HeldCommand::start(words)?),
     };
+    // After the command: that is one among others.
+    let _priority = Priority::raise(Work::Finishing);
     let mut live = live::Live::new(args.quiet, args.duration);
     let recorded = session::record(&options, command.as_mut(), &mut |progress| live.show(progress), &stop);
     live.finish();

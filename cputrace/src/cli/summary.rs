@@ -44,8 +44,10 @@ fn write_summary(
     if recording.ledger.samples_kept > 0 {
         write_functions(out, &recording.profile, Aspect::OnCpu.name(), Leaf::Any, width)?;
         write_threads(out, &recording.profile)?;
+    } else if sampling.tier != Tier::Proc {
+        writeln!(out, "no samples: the targets were not on a CPU when the clock ticked")?;
     }
-    if let Some(shares) = shares(recording, hide_idle) {
+    if let Some(shares) = shares(recording, hide_idle).filter(|shares| shares.elapsed_ns > 0) {
         write_shares(out, recording, &shares, width)?;
     }
     if sampling.tier != Tier::Proc {

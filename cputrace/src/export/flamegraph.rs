@@ -124,8 +124,11 @@ fn subtitle(recording: &Recording, view: View) -> String {
         return format!("{} samples in {seconds:.1} s, each of {} {}", event.kept, event.period, event.name);
     }
     if view.aspect != Aspect::OnCpu {
-        let threads = recording.threads.len();
-        return format!("{threads} threads in {:.1} s", recording.duration.as_secs_f64());
+        let seconds = recording.duration.as_secs_f64();
+        return match recording.threads.len() {
+            1 => format!("1 thread in {seconds:.1} s"),
+            threads => format!("{threads} threads in {seconds:.1} s"),
+        };
     }
     let sampling = &recording.sampling;
     let clock = sampling.clock.map_or("no clock", |clock| clock.name());

@@ -11,7 +11,7 @@ use prost::Message;
 
 use super::Exporter;
 use crate::model::view::with_wall;
-use crate::model::{MappingKind, Profile, Recording, View};
+use crate::model::{MappingId, MappingKind, Profile, Recording, View};
 
 /// pprof.
 #[derive(Debug)]
@@ -278,7 +278,29 @@ fn mappings(profile: &Profile, strings: &mut Strings) -> Vec<proto::Mapping> {
         mapping.has_line_numbers |= location.lines.iter().any(|line| line.line > 0);
         mapping.has_inline_frames |= location.lines.len() > 1;
     }
+    // Readers call the profile after the first one.
+    if let Some(program) = program(profile) {
+        mappings.sort_by_key(|mapping| mapping.id != id(program.index()));
+    }
     mappings
+}
+
+/// The file of the program that has the most samples: where the stacks of processes' first threads begin.
+fn program(profile: &Profile) -> Option<MappingId> {
+    let mut samples: HashMap<MappingId, u64> = HashMap::new();
+    for sample in profile.samples() {
+        let thread = &profile.threads()[sample.thread.index()];
+        let is_first = thread.tid == profile.processes()[thread.process.index()].pid;
+        if let Some(outermost) = profile.frames(sample.stack).last().filter(|_| is_first) {
+            *samples.entry(profile.locations()[outermost.index()].mapping).or_default() += sample.count;
+        }
+    }
+    let of_file = |mapping: &MappingId| profile.mappings()[mapping.index()].kind == MappingKind::File;
+    samples
+        .into_iter()
+        .filter(|(mapping, _)| of_file(mapping))
+        .max_by_key(|&(mapping, count)| (count, mapping))
+        .map(|(mapping, _)| mapping)
 }
 
 fn locations(profile: &Profile) -> Vec<proto::Location> {
@@ -304,4 +326,35 @@ fn functions(profile: &Profile, strings: &mut Strings) -> Vec<proto::Function> {
         start_line: function.start_line.into(),
     });
     functions.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{ElfAddr, Mapping, Source, Unit};
+
+    /// The program comes first, whatever was seen first: readers show its name as the profile's.
+    #[test]
+    fn the_program_comes_first() {
+        let mut profile = Profile::new();
+        let [library, app] = ["/lib/libc.so.6", "/usr/bin/app"].map(|path| {
+            let path = profile.string(path);
+            profile.mapping(Mapping { kind: MappingKind::File, path, build_id: None })
+        });
+        let [leaf, start] = [(library, 0x10), (app, 0x20)].map(|(file, at)| profile.location(file, ElfAddr(at)));
+        let root = profile.stack(None, start);
+        let stack = profile.stack(Some(root), leaf);
+        let process = profile.process(7, "app");
+        let threads = [profile.thread(process, 7, "app"), profile.thread(process, 8, "worker")];
+        let name = profile.string("on-cpu");
+        let source = profile.source(Source { name, unit: Unit::Nanoseconds, period: 1 });
+        profile.add((threads[0], source, Some(stack)), 1, 1, None);
+        // Other threads begin in the C library.
+        let worker = profile.stack(None, leaf);
+        profile.add((threads[1], source, Some(worker)), 5, 5, None);
+        let mut strings = Strings { table: vec![String::new()], ids: HashMap::new() };
+        let mappings = mappings(&profile, &mut strings);
+        let names = mappings.iter().map(|mapping| &*strings.table[mapping.filename as usize]);
+        assert_eq!(names.collect::<Vec<_>>(), ["/usr/bin/app", "/lib/libc.so.6"]);
+    }
 }

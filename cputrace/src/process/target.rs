@@ -19,7 +19,7 @@ pub enum TargetError {
     NoMatch(String),
     /// Not a regular expression.
     #[error("{0:?} is not a regular expression: {1}")]
-    Pattern(String, #[source] regex::Error),
+    Pattern(String, String),
     /// No such control group.
     #[error("there is no control group {0}: give a path below /sys/fs/cgroup, as in /proc/PID/cgroup")]
     NoCgroup(String),
@@ -109,12 +109,19 @@ pub fn threads(pid: u32) -> Vec<(u32, String)> {
     named.map(|(tid, name)| (tid, name.trim_end().to_owned())).collect()
 }
 
+/// What is wrong is the last of the lines that regex tells it in.
+fn not_a_pattern(pattern: &str, error: &regex::Error) -> TargetError {
+    let text = error.to_string();
+    let line = text.lines().last().unwrap_or_default();
+    TargetError::Pattern(pattern.to_owned(), line.trim_start_matches("error: ").to_owned())
+}
+
 fn processes(target: &Target) -> Result<Vec<u32>, TargetError> {
     match target {
         Target::Pid(pid) if is_alive(*pid) => Ok(vec![*pid]),
         Target::Pid(pid) => Err(TargetError::NoProcess(*pid)),
         Target::Name(pattern) => {
-            let regex = Regex::new(pattern).map_err(|error| TargetError::Pattern(pattern.clone(), error))?;
+            let regex = Regex::new(pattern).map_err(|error| not_a_pattern(pattern, &error))?;
             let own = std::process::id();
             let matching: Vec<_> = all().filter(|&pid| pid != own && matches(pid, &regex)).collect();
             if matching.is_empty() { Err(TargetError::NoMatch(pattern.clone())) } else { Ok(matching) }

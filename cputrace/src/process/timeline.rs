@@ -100,6 +100,28 @@ impl Timelines {
     }
 }
 
+/// The processes of the host that use the most CPU time, by `/proc` alone.
+#[derive(Debug, Default)]
+pub struct Busiest {
+    /// Ticks of each process when it was first seen.
+    first: HashMap<u32, u64>,
+}
+
+impl Busiest {
+    /// So many of them, those first that used the most since they were first seen.
+    pub fn pids(&mut self, count: usize) -> Vec<u32> {
+        let processes = procfs::process::all_processes().into_iter().flatten().flatten();
+        let ticks = processes.filter_map(|process| {
+            let stat = process.stat().ok()?;
+            Some((stat.pid.cast_unsigned(), stat.utime + stat.stime))
+        });
+        let used = ticks.map(|(pid, ticks)| (ticks.saturating_sub(*self.first.entry(pid).or_insert(ticks)), pid));
+        let mut used: Vec<_> = used.collect();
+        used.sort_unstable_by(|a, b| b.cmp(a));
+        used.into_iter().take(count).map(|(_, pid)| pid).collect()
+    }
+}
+
 fn read(pid: u32) -> ProcResult<(Stat, Reading)> {
     let process = Process::new(pid.cast_signed())?;
     let stat = process.stat()?;
@@ -185,6 +207,24 @@ mod tests {
         assert!((mean - truth).abs() < 25.0, "{mean} % of a core, and it had {truth} %");
         assert!(series[0].cpu_time <= cpu_time(last) + Duration::from_millis(20));
         assert!(series[0].points.iter().all(|point| point.rss_kb > 0 && point.threads == 1));
+    }
+
+    /// Who burns a core comes before who sleeps.
+    #[test]
+    fn the_busiest_comes_first() {
+        let start = |script| Command::new("sh").args(["-c", script]).spawn().unwrap();
+        let mut busiest = Busiest::default();
+        let (mut burner, mut sleeper) = (start("while :; do :; done"), start("exec sleep 60"));
+        busiest.pids(1);
+        std::thread::sleep(Duration::from_millis(500));
+        let pids = busiest.pids(usize::MAX);
+        let place = |child: &std::process::Child| pids.iter().position(|pid| *pid == child.id());
+        let places = (place(&burner), place(&sleeper));
+        for child in [&mut burner, &mut sleeper] {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        assert!(places.0.is_some() && places.0 < places.1, "{places:?}");
     }
 
     /// A process that is not there has no series.

@@ -6,12 +6,14 @@ use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
+use tempfile::NamedTempFile;
+
 use crate::export::Format;
 use crate::model::Recording;
 
 /// A recording that could not be written.
 #[derive(Debug, thiserror::Error)]
-#[error("{} was not written: {source}{}", .path.display(), hint(.source))]
+#[error("{} cannot be written: {source}{}", .path.display(), hint(.source))]
 pub struct SinkError {
     /// Where it should have gone.
     pub path: PathBuf,
@@ -37,6 +39,33 @@ pub struct Written {
     pub bytes: u64,
 }
 
+/// Whether a file could be written now, before anything is gathered for it.
+pub fn check(path: &Path) -> Result<(), SinkError> {
+    let failed = |source| SinkError { path: path.to_owned(), source };
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => Err(failed(io::ErrorKind::IsADirectory.into())),
+        Ok(metadata) if !metadata.is_file() => Ok(()),
+        _ if path == Path::new("-") => Ok(()),
+        _ => beside(path).map(drop).map_err(failed),
+    }
+}
+
+/// Writes what could not be written to the file `path` to another place, so that it is not lost.
+pub fn rescue(recording: &Recording, format: Format<'_>, path: &Path) -> Option<Written> {
+    let name = path.file_name().filter(|name| *name != "-")?;
+    let write = |directory: PathBuf| {
+        let suffix = format!("-{}", name.to_string_lossy());
+        let mut file = tempfile::Builder::new().prefix("cputrace-").suffix(&suffix).tempfile_in(directory)?;
+        let bytes = to_stream(recording, format, path, file.as_file_mut())?;
+        give_to_caller(&file)?;
+        let (_, path) = file.keep().map_err(|error| error.error)?;
+        Ok::<_, io::Error>(Written { path, bytes })
+    };
+    // The last one is memory.
+    let places = [std::env::temp_dir(), PathBuf::from("/var/tmp"), PathBuf::from("/dev/shm")];
+    places.into_iter().find_map(|directory| write(directory).ok())
+}
+
 /// Writes `recording` to `path`, or to standard output for `-`.
 pub fn write(recording: &Recording, format: Format<'_>, path: &Path) -> Result<Written, SinkError> {
     let written = if path == Path::new("-") {
@@ -54,20 +83,30 @@ fn to_file(recording: &Recording, format: Format<'_>, path: &Path) -> io::Result
     if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
         return to_stream(recording, format, path, fs::OpenOptions::new().write(true).open(path)?);
     }
+    let mut file = beside(path)?;
+    let bytes = to_stream(recording, format, path, file.as_file_mut())?;
+    give_to_caller(&file)?;
+    file.as_file().sync_all()?;
+    file.persist(path).map_err(|error| error.error)?;
+    Ok(bytes)
+}
+
+/// A new file in the directory of `path`.
+fn beside(path: &Path) -> io::Result<NamedTempFile> {
     let directory = match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
     };
-    let mut file = tempfile::Builder::new().prefix(".cputrace-").tempfile_in(directory)?;
-    let bytes = to_stream(recording, format, path, file.as_file_mut())?;
+    tempfile::Builder::new().prefix(".cputrace-").tempfile_in(directory)
+}
+
+fn give_to_caller(file: &NamedTempFile) -> io::Result<()> {
     file.as_file().set_permissions(Permissions::from_mode(0o666 & !umask()))?;
     // Under sudo the file belongs to whom the terminal belongs to; if that fails it is still written.
     if let (Some(user), Some(group)) = (id("SUDO_UID"), id("SUDO_GID")) {
         let _ = chown(file.path(), Some(user), Some(group));
     }
-    file.as_file().sync_all()?;
-    file.persist(path).map_err(|error| error.error)?;
-    Ok(bytes)
+    Ok(())
 }
 
 fn id(variable: &str) -> Option<u32> {

@@ -11,15 +11,29 @@ const MAX_NAME_BYTES: usize = 16 << 10;
 /// The readable form of a symbol's name.
 pub(super) fn demangle(name: &str) -> Cow<'_, str> {
     let mut readable = Bounded(String::new());
-    let done = if let Ok(rust) = rustc_demangle::try_demangle(name) {
-        write!(readable, "{rust:#}").is_ok()
-    } else if name.starts_with("_Z") {
-        cpp_demangle::Symbol::new(name)
-            .is_ok_and(|symbol| symbol.structured_demangle(&mut readable, &DemangleOptions::default()).is_ok())
-    } else {
-        false
-    };
-    if done { readable.0.into() } else { name.into() }
+    if let Ok(rust) = rustc_demangle::try_demangle(name) {
+        if write!(readable, "{rust:#}").is_ok() {
+            return readable.0.into();
+        }
+    } else if name.starts_with("_Z")
+        && let Ok(symbol) = cpp_demangle::Symbol::new(without_llvm_suffix(name))
+        && symbol.structured_demangle(&mut readable, &DemangleOptions::default()).is_ok()
+    {
+        return without_empty_packs(readable.0).into();
+    }
+    name.into()
+}
+
+/// LLVM gives a function a number of its own when it becomes visible to other units: no reader knows it.
+fn without_llvm_suffix(name: &str) -> &str {
+    name.rsplit_once(".llvm.")
+        .filter(|(_, number)| number.bytes().all(|digit| digit.is_ascii_digit()))
+        .map_or(name, |(name, _)| name)
+}
+
+/// cpp_demangle leaves a comma where a pack of parameters is empty.
+fn without_empty_packs(name: String) -> String {
+    if name.contains(", >") || name.contains(", )") { name.replace(", >", ">").replace(", )", ")") } else { name }
 }
 
 /// A text that refuses to grow beyond [`MAX_NAME_BYTES`].
@@ -47,6 +61,8 @@ mod tests {
         check("_RNvC6_123foo3bar", "123foo::bar");
         check("_ZNSt6vectorIiSaIiEE9push_backEOi", "std::vector<int, std::allocator<int> >::push_back(int&&)");
         check("_ZN3foo3barEi.cold", "foo::bar(int) [clone .cold]");
+        check("_ZN4llvm15AnalysisManagerINS_8FunctionEJEE3runEv", "llvm::AnalysisManager<llvm::Function>::run()");
+        check("_ZN3foo3barEv.llvm.1234567890", "foo::bar()");
         check("main", "main");
         check("_Zgarbage", "_Zgarbage");
     }

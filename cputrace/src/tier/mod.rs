@@ -14,6 +14,7 @@ use std::io;
 use crate::collect::Batch;
 use crate::ebpf::{EbpfError, EventHook, Filter, WaitHook, Waits};
 use crate::model::{Clock, LossReason, ProgramCost, SchedulerLedger, StackCounters, ThreadTime, Tier};
+use crate::process::own;
 use crate::source::counters::CpuCounters;
 use crate::source::event::EventClock;
 use crate::unwind::UnwindStats;
@@ -51,11 +52,19 @@ pub enum TierError {
     },
 }
 
+impl TierError {
+    /// The kernel does not allow it.
+    fn is_refusal(&self) -> bool {
+        let errno = if let Self::Perf { source, .. } = self { source.raw_os_error() } else { None };
+        matches!(errno, Some(libc::EACCES | libc::EPERM))
+    }
+}
+
 /// The next step for the errors that users meet.
 fn hint(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EACCES | libc::EPERM) => {
-            "; run it as root, or lower kernel.perf_event_paranoid to 2 or less and profile processes of your own"
+            "; a plain user can sample processes of his own, where kernel.perf_event_paranoid is 2 or less: run it as root"
         }
         Some(libc::EMFILE) => "; raise the limit of open files (ulimit -n)",
         _ => "",
@@ -182,7 +191,9 @@ pub fn start(wanted: Option<Tier>, scope: &Scope<'_>) -> Result<(Box<dyn Sampler
         (Ok(sampler), _) => Some(Ok(sampler)),
         (Err(error), Some(_)) => Some(Err(error)),
         (Err(error), None) => {
-            notes.push(format!("{} is not available: {error}", describe(tier)));
+            let needs_root = tier == Tier::Ebpf && error.is_refusal() && !own::is_root();
+            let why = if needs_root { "it needs root".to_owned() } else { error.to_string() };
+            notes.push(format!("{} is not available: {why}", describe(tier)));
             None
         }
     };
