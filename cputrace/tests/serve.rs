@@ -15,6 +15,7 @@ use cputrace::metrics::counters::CounterSums;
 use cputrace::metrics::encode::{Exposition, encode};
 use cputrace::model::{CounterSubject, LossReason, Recording, Source, Target, Unit};
 use cputrace::session::{EndReason, Options, Stop, Watch};
+use cputrace::symbolize::Detail;
 use support::lab::{Running, root};
 
 fn options(pid: u32) -> Options {
@@ -29,6 +30,7 @@ fn options(pid: u32) -> Options {
         accounting: true,
         waits: Some(Waits { min: Duration::from_millis(1), samples_shorter: false, wakers: false }),
         timeline: false,
+        detail: Detail::Lines,
         wait_rules: String::new(),
         pmu: vec!["software".to_owned()],
         event: Some("context-switches".to_owned()),

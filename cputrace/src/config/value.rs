@@ -15,13 +15,13 @@ use crate::pmu::metric;
 /// What can stand for a value with a unit.
 #[derive(Deserialize)]
 #[serde(untagged, expecting = "it has to be text or a number")]
-enum Text {
+enum Scalar {
     Text(String),
     Whole(i64),
     Number(f64),
 }
 
-impl fmt::Display for Text {
+impl fmt::Display for Scalar {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Text(text) => formatter.write_str(text),
@@ -33,13 +33,13 @@ impl fmt::Display for Text {
 
 /// A length of time: seconds, or text with a unit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
-#[serde(try_from = "Text", into = "String")]
+#[serde(try_from = "Scalar", into = "String")]
 pub struct Time(pub Duration);
 
-impl TryFrom<Text> for Time {
+impl TryFrom<Scalar> for Time {
     type Error = String;
 
-    fn try_from(text: Text) -> Result<Self, String> {
+    fn try_from(text: Scalar) -> Result<Self, String> {
         let text = text.to_string();
         duration::seconds(&text).map(Self).map_err(|problem| format!("{text:?} is no time: {problem}"))
     }
@@ -53,7 +53,7 @@ impl From<Time> for String {
 
 /// A size in megabytes, or text with a unit; units are powers of 1024, as Prometheus has them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
-#[serde(try_from = "Text", into = "String")]
+#[serde(try_from = "Scalar", into = "String")]
 pub struct Bytes(pub u64);
 
 const UNITS: &[(&str, u32)] = &[("TB", 40), ("GB", 30), ("MB", 20), ("KB", 10), ("B", 0)];
@@ -74,10 +74,10 @@ impl FromStr for Bytes {
     }
 }
 
-impl TryFrom<Text> for Bytes {
+impl TryFrom<Scalar> for Bytes {
     type Error = String;
 
-    fn try_from(text: Text) -> Result<Self, String> {
+    fn try_from(text: Scalar) -> Result<Self, String> {
         text.to_string().parse()
     }
 }
