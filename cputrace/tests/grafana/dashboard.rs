@@ -17,6 +17,7 @@ pub(crate) const TYPICAL: Variables<'static> =
 
 /// Units that Grafana knows, as far as we need them.
 const UNITS: &[&str] = &[
+    "Bps",
     "GBs",
     "bytes",
     "dateTimeFromNow",

@@ -37,6 +37,7 @@ const MAY_BE_EMPTY: &[(&str, &str)] = &[
     ("cputrace_anomalies_total", "nothing is reported before that"),
     ("cputrace_overhead_", "there with the governor"),
     ("cputrace_governor_steps_total", "there with the governor"),
+    ("cputrace_push_", "there with --push"),
     ("cputrace_http_requests_total", "there with the governor"),
 ];
 

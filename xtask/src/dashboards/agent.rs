@@ -3,6 +3,9 @@
 use super::panel::{lines, stack, stat, table};
 use super::{Dashboard, row};
 
+/// What a panel says where nothing is handed on.
+const NOT_PUSHED: &str = "Nothing is handed on: cputrace serve --push and --push-otlp do that";
+
 pub(super) fn dashboard() -> Dashboard {
     let now = row(
         "Now",
@@ -104,6 +107,18 @@ pub(super) fn dashboard() -> Dashboard {
                 .query("sum by (instance) (rate(cputrace_store_failed_writes_total{@target}[$__rate_interval]))", "{{instance}}"),
             lines("HTTP answers", "reqps", "Answered requests by status code, those of Prometheus and Grafana too.")
                 .query("sum by (code) (rate(cputrace_http_requests_total{@target}[$__rate_interval]))", "{{code}}"),
+            lines("Windows handed on", "ops", "Windows that were handed on to another server: sent, refused by it, or dropped because it could not be reached.")
+                .query("sum by (to, result) (rate(cputrace_push_windows_total{@target}[$__rate_interval]))", "{{to}}: {{result}}")
+                .empty(NOT_PUSHED),
+            lines("Windows that wait to be handed on", "none", "A queue that grows is a server that is away or too slow; what does not fit in it is dropped.")
+                .query("cputrace_push_queued_windows{@target}", "{{instance}}: {{to}}")
+                .empty(NOT_PUSHED),
+            lines("Bytes handed on", "Bps", "Bytes of the requests that were taken, as they were sent.")
+                .query("sum by (to) (rate(cputrace_push_bytes_total{@target}[$__rate_interval]))", "{{to}}")
+                .empty(NOT_PUSHED),
+            lines("Tries to hand on that failed", "ops", "Tries that failed and were followed by another one.")
+                .query("sum by (to) (rate(cputrace_push_retries_total{@target}[$__rate_interval]))", "{{to}}")
+                .empty(NOT_PUSHED),
         ],
     );
     Dashboard {
