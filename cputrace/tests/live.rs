@@ -323,10 +323,10 @@ fn whole_host_and_control_group() {
     let output = lab.record(&["--all", "--duration", "1"]);
     assert!(output.status.success(), "{}", stderr(&output));
     check_ledger(&lab.trace());
-    assert!(lab.samples_in("sh") > 30.0);
+    assert!(lab.samples_in("sh") > 5.0);
     let groups = std::fs::read_to_string(format!("/proc/{}/cgroup", app.pid())).unwrap();
     let unified = groups.lines().find_map(|line| line.strip_prefix("0::")).unwrap();
     let output = lab.record(&["--cgroup", unified, "--duration", "1"]);
     assert!(output.status.success(), "{}", stderr(&output));
-    assert!(lab.samples_in("sh") > 30.0);
+    assert!(lab.samples_in("sh") > 5.0);
 }
