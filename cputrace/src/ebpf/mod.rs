@@ -300,10 +300,9 @@ impl Object {
         if counters > 0 {
             task_programs.push(("count_at_switch", "sched_switch"));
         }
-        for (name, hook) in task_programs {
+        for (name, _) in &task_programs {
             let program: &mut RawTracePoint = typed(&mut ebpf, name)?;
-            let attached = program.load().and_then(|()| program.attach(hook));
-            attached.map_err(|source| EbpfError::Program { program: name, source })?;
+            program.load().map_err(loaded(name))?;
         }
         let targets = take_map(&mut ebpf, "TARGETS")?;
         let stats = take_map(&mut ebpf, "STATS")?;
@@ -327,6 +326,11 @@ impl Object {
                 // Last: programs cannot be loaded any more once their maps are taken.
                 sched = Some(SchedMaps::take(&mut ebpf, places)?);
             }
+        }
+        // After the switches: what was born before they are seen and has ended by then would be taken for alive.
+        for (name, hook) in task_programs {
+            let program: &mut RawTracePoint = typed(&mut ebpf, name)?;
+            program.attach(hook).map(drop).map_err(loaded(name))?;
         }
         Ok(Self { ebpf, targets, stats, event_stats, ring, unwind, sched, wait_hook, counters, run_time_stats, notes })
     }
