@@ -4,8 +4,11 @@
 
 mod support;
 
-use std::process::Command;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 use cputrace::ebpf::Waits;
@@ -15,8 +18,10 @@ use cputrace::metrics::counters::CounterSums;
 use cputrace::metrics::encode::{Exposition, encode};
 use cputrace::model::{CounterSubject, LossReason, Recording, Source, Target, Unit};
 use cputrace::session::{EndReason, Options, Stop, Watch};
+use cputrace::store::Store;
 use cputrace::symbolize::Detail;
-use support::lab::{Running, root};
+use support::lab::{Running, root, signal, stderr};
+use tempfile::TempDir;
 
 fn options(pid: u32) -> Options {
     Options {
@@ -135,4 +140,149 @@ fn counters_are_series() {
             r#"cputrace_group_counted_total{groupname="app",event="instructions"} 1800"#,
         ]
     );
+}
+
+/// A server of its own, by the real program.
+struct Serving {
+    child: Child,
+    said: mpsc::Receiver<String>,
+}
+
+impl Serving {
+    fn start(arguments: &[&str]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_cputrace"))
+            .arg("serve")
+            .args(arguments)
+            .env("CPUTRACE_WINDOW", "60s")
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (sender, said) = mpsc::channel();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        Self { child, said }
+    }
+
+    /// The first line with this in it.
+    fn says(&self, expected: &str) -> String {
+        loop {
+            let line = self.said.recv_timeout(Duration::from_secs(60)).expect(expected);
+            if line.contains(expected) {
+                return line;
+            }
+        }
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The real server from its start to its end: it keeps no right that it does not need, takes up a changed configuration and
+/// keeps the old one where the new one is wrong, and stores what the last window brought before it ends.
+#[test]
+#[ignore = "needs root"]
+fn a_server_from_start_to_end() {
+    if !root() {
+        return;
+    }
+    let directory = TempDir::new().unwrap();
+    let file = directory.path().join("cputrace.toml");
+    let data = directory.path().join("store");
+    fs::write(&file, "[web]\nlisten = '127.0.0.1:0'\nenable_lifecycle = true\n").unwrap();
+    let arguments = ["--config", file.to_str().unwrap(), "--data-dir", data.to_str().unwrap()];
+    let mut serving = Serving::start(&arguments);
+    let said = serving.says("watching this host");
+    let url = said.rsplit_once(' ').unwrap().1.to_owned();
+    let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+    let get = |path: &str| agent.get(format!("{url}{path}")).call().unwrap().body_mut().read_to_string().unwrap();
+    assert!(get("/").contains("openapi.json"));
+    assert!(get("/-/ready").contains("takes samples"));
+
+    // Every thread has the least.
+    for thread in fs::read_dir(format!("/proc/{}/task", serving.child.id())).unwrap() {
+        let status = fs::read_to_string(thread.unwrap().path().join("status")).unwrap();
+        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
+        let capabilities = u64::from_str_radix(&field("CapEff:"), 16).unwrap();
+        let (dac_read_search, sys_ptrace, syslog, perfmon, bpf) = (1 << 2, 1 << 19, 1 << 34, 1 << 38, 1_u64 << 39);
+        assert_eq!(capabilities & !(dac_read_search | sys_ptrace | syslog | perfmon | bpf), 0, "{status}");
+        assert_eq!(field("NoNewPrivs:"), "1");
+    }
+
+    // What can change does, and what cannot is said.
+    let reload = || signal(&serving.child, "HUP");
+    fs::write(
+        &file,
+        "[web]\nlisten = '127.0.0.1:1'\nenable_lifecycle = true\n[groups]\nmax = 3\n[store]\nsize = '7MB'\n",
+    )
+    .unwrap();
+    reload();
+    let said = serving.says("read again");
+    assert!(said.contains("changed: groups.max, store.size; changed, but only after a restart: web.listen"), "{said}");
+    let limit = |metrics: &str| {
+        let line = metrics.lines().find(|line| line.starts_with("cputrace_store_limit_bytes ")).unwrap();
+        line.split(' ').nth(1).unwrap().parse::<f64>().unwrap()
+    };
+    assert_eq!(limit(&get("/metrics")), f64::from(7 << 20));
+    fs::write(&file, "[store]\nsize = 'large'\n").unwrap();
+    reload();
+    let said = serving.says("the settings before stay in effect");
+    assert!(said.contains("cputrace.toml: store.size: \"large\" is no size"), "{said}");
+    let metrics = get("/metrics");
+    assert_eq!(limit(&metrics), f64::from(7 << 20));
+    assert!(metrics.contains("cputrace_config_last_reload_successful 0\n"));
+    fs::write(&file, "[web]\nlisten = '127.0.0.1:0'\nenable_lifecycle = true\n").unwrap();
+    let reloaded = agent.post(format!("{url}/-/reload")).send_empty().unwrap();
+    assert_eq!(reloaded.status(), 200);
+    assert_eq!(limit(&get("/metrics")), f64::from(1 << 30));
+
+    // Its window would last for a minute; a reader of the live stream holds up nothing.
+    let live = agent.get(format!("{url}/api/live")).call().unwrap();
+    thread::sleep(Duration::from_secs(1));
+    signal(&serving.child, "TERM");
+    assert!(serving.child.wait().unwrap().success());
+    drop(live);
+    let store = Store::open(&data).unwrap();
+    assert_eq!(store.notes(), &[] as &[String]);
+    let span = store.span().unwrap().unwrap();
+    assert!(span.from < span.to);
+}
+
+/// What would let everybody in is refused, unless it is meant; so is what is wrong with the configuration.
+#[test]
+fn what_is_not_served() {
+    let directory = TempDir::new().unwrap();
+    let data = directory.path().to_str().unwrap();
+    let refused = |arguments: &[&str], expected: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_cputrace")).arg("serve").args(arguments).output().unwrap();
+        let said = stderr(&output);
+        assert!(!output.status.success() && said.contains(expected) && said.lines().count() == 1, "{said}");
+    };
+    refused(
+        &["--data-dir", data, "--listen", "0.0.0.0:0"],
+        "give --web-config with basic_auth_users, or --allow-anonymous",
+    );
+    refused(&["--frequency", "0"], "cputrace: --frequency: 0 is not between 1 and 10000");
+    refused(&["--config", "/nope"], "cputrace: the configuration /nope cannot be read: ");
+    let file = directory.path().join("cputrace.toml");
+    fs::write(&file, "[web]\nport = 1\n").unwrap();
+    refused(&["--config", file.to_str().unwrap()], "there is no key \"port\" in [web]; known are listen");
+    fs::write(&file, "[groups]\nmax = 7\n").unwrap();
+    let shown = Command::new(env!("CARGO_BIN_EXE_cputrace"))
+        .args(["serve", "--print-config", "--pmu", "--window=5", "--config"])
+        .arg(&file)
+        .env("CPUTRACE_RETENTION", "1d")
+        .output()
+        .unwrap();
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    for line in ["max = 7", "pmu = true", "window = \"5s\"", "age = \"1d\""] {
+        assert!(shown.lines().any(|shown| shown == line), "{line}: {shown}");
+    }
+    fs::write(&file, &shown).unwrap();
+    let again =
+        Command::new(env!("CARGO_BIN_EXE_cputrace")).args(["serve", "--print-config", "--config"]).arg(&file).output();
+    assert_eq!(String::from_utf8(again.unwrap().stdout).unwrap(), shown);
 }

@@ -1,6 +1,6 @@
 //! The command line; the only module that prints.
 //!
-//! One file a command: [`record`], [`report`], [`serve`], [`doctor`], [`pmu`],
+//! One file a command: [`record`], [`report`], [`serve`], [`upload`], [`doctor`], [`pmu`],
 //! [`grafana`]. [`live`] is what is shown while recording, [`summary`] what
 //! is shown at the end, [`counters`] its part about them, [`diff`] what changed between two recordings, [`output`] which
 //! files are written, [`stop`] how Ctrl-C
@@ -20,6 +20,7 @@ mod serve;
 mod stack_counters;
 mod stop;
 mod summary;
+mod upload;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -51,6 +52,8 @@ enum Command {
     Report(Box<report::Args>),
     /// Watch the whole host all day, and answer over HTTP.
     Serve(serve::Args),
+    /// Send a recording to a server that keeps it.
+    Upload(upload::Args),
     /// Say what this system allows, what that means, and how to change it.
     Doctor(doctor::Args),
     /// Show what the CPU's counters can count, and what an event means.
@@ -75,6 +78,7 @@ pub fn run() -> ExitCode {
         None => record::run(&cli.record),
         Some(Command::Report(args)) => report::run(&args),
         Some(Command::Serve(args)) => serve::run(&args),
+        Some(Command::Upload(args)) => upload::run(&args),
         Some(Command::Doctor(args)) => Ok(doctor::run(&args)),
         Some(Command::Pmu(args)) => pmu::run(&args),
         Some(Command::Grafana(args)) => grafana::run(&args),

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches};
@@ -10,7 +11,9 @@ use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches};
 use super::{say, stop};
 use crate::config::source::Source;
 use crate::config::{SETTINGS, Setting};
-use crate::serve;
+use crate::ebpf;
+use crate::process::privileges::{self, Needs};
+use crate::serve::{self, Caller};
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -99,10 +102,19 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         io::stdout().write_all(config.to_toml().as_bytes())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let settings = config.settings()?;
-    let stop = stop::signals()?;
-    let mut on_start = |address| say(&format!("cputrace: watching this host, serving http://{address}"));
-    let tell = |line: &str| say(&format!("cputrace: {line}"));
-    serve::serve(&settings, &mut on_start, Box::new(tell), &stop)?;
+    // Both before there are other threads: they would keep what this one gives up.
+    ebpf::measure_run_time();
+    let needs = Needs { directory: &config.store.data_dir, port: config.web.listen.port() };
+    if let Err(error) = privileges::give_up(needs) {
+        say(&format!("cputrace: rights that are not needed cannot be given up: {error}"));
+    }
+    let (stop, reload) = stop::server_signals()?;
+    let caller = Caller {
+        on_start: &mut |url| say(&format!("cputrace: watching this host, serving {url}")),
+        say: Arc::new(|line: &str| say(&format!("cputrace: {line}"))),
+        stop,
+        reload,
+    };
+    serve::serve(source, caller)?;
     Ok(ExitCode::SUCCESS)
 }

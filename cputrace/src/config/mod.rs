@@ -20,20 +20,28 @@ use std::time::Duration;
 use crate::ebpf::Waits;
 use crate::group::GroupOptions;
 use crate::model::Target;
-use crate::serve::{PushOptions, Settings};
+use crate::serve::{PushOptions, Settings, WebSettings};
 use crate::session::Options;
 use crate::store::Retention;
 use crate::symbolize::Detail;
 use setting::settings;
 pub use setting::{Setting, Takes};
 use source::ConfigError;
-use value::{Bytes, Frequency, Rules, Sets, Time, Url, WantedTier};
+use value::{Bytes, Connections, Frequency, Rules, Sets, Time, Url, WantedTier};
 
 settings! {
     /// Where it is to be reached.
     web: Web {
         /// Address and port to listen on
         listen: SocketAddr = ([127, 0, 0, 1], 9797).into(), "listen" "ADDRESS:PORT", Restart;
+        /// A file with TLS, users and headers, as Prometheus' exporter-toolkit has it; read again when it changes
+        config_file: PathBuf = PathBuf::new(), "web-config" "FILE", Restart;
+        /// Let in everybody who reaches this host, where `listen` is not the loopback
+        allow_anonymous: bool = false, "allow-anonymous" "BOOL", Restart;
+        /// Let `POST /-/reload` have the configuration read again
+        enable_lifecycle: bool = false, "web-enable-lifecycle" "BOOL", Restart;
+        /// Connections that there may be at once; more wait
+        max_connections: Connections = Connections::default(), "max-connections" "COUNT", Restart;
     }
 
     /// What is sampled, and how.
@@ -64,7 +72,7 @@ settings! {
 
     /// What the CPU's counters and the kernel's count.
     counters: Counters {
-        /// Count what they can tell of the host (see `cputrace pmu list`)
+        /// Count what the CPU's counters and the kernel's can tell of the host (see `cputrace pmu list`)
         pmu: bool = false, "pmu" "BOOL", Restart;
         /// Count these sets of metrics, with `pmu` or without
         sets: Sets = Sets::default(), "pmu-metrics" "SET,…", Restart;
@@ -136,7 +144,12 @@ impl Config {
         let (interval, detail) = (Duration::from_millis(100), Detail::Lines);
         let on_demand = Options { interval, waits, timeline: true, detail, ..session.clone() };
         Ok(Settings {
-            listen: web.listen,
+            web: WebSettings {
+                listen: web.listen,
+                config_file: (!web.config_file.as_os_str().is_empty()).then(|| web.config_file.clone()),
+                allow_anonymous: web.allow_anonymous,
+                connections: web.max_connections.0,
+            },
             data_dir: store.data_dir.clone(),
             retention: Retention { age: store.age.0, fine_age: store.fine_age.0, bytes: store.size.0 },
             groups: GroupOptions { rules: groups.rules.0.clone(), max: groups.max, linger: groups.linger.0 },

@@ -48,6 +48,11 @@ impl Setting {
         (!self.flag.is_empty()).then(|| format!("CPUTRACE_{}", self.flag.to_uppercase().replace('-', "_")))
     }
 
+    /// Takes its value from one configuration over into another one.
+    pub(crate) fn copy(&self, from: &Config, to: &mut Config) {
+        (self.set)(to, (self.get)(from)).expect("a value that was set can be set");
+    }
+
     /// Sets it to what an option or a variable says; lists are separated by commas.
     pub(super) fn set_text(&self, config: &mut Config, text: &str) -> Result<(), String> {
         let value = match self.default_value() {

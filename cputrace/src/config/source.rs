@@ -4,6 +4,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::group::rule::RuleError;
+
 use super::{Config, SECTIONS, SETTINGS, Setting};
 
 /// The file that is read where there is one and no other is asked for.
@@ -59,6 +61,9 @@ pub enum ConfigError {
         /// What is wrong.
         problem: String,
     },
+    /// A rule for groups is wrong.
+    #[error(transparent)]
+    Rules(#[from] RuleError),
     /// The rules for the reasons of waits cannot be read.
     #[error("the wait rules {} cannot be read: {error}", path.display())]
     WaitRules {

@@ -134,6 +134,32 @@ impl From<Url> for String {
     }
 }
 
+/// How many connections there may be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(try_from = "i64", into = "u32")]
+pub struct Connections(pub u32);
+
+impl Default for Connections {
+    fn default() -> Self {
+        Self(512)
+    }
+}
+
+impl TryFrom<i64> for Connections {
+    type Error = String;
+
+    fn try_from(count: i64) -> Result<Self, String> {
+        let allowed = u32::try_from(count).ok().filter(|count| (1..=100_000).contains(count));
+        allowed.map(Self).ok_or_else(|| format!("{count} is not between 1 and 100000"))
+    }
+}
+
+impl From<Connections> for u32 {
+    fn from(Connections(count): Connections) -> Self {
+        count
+    }
+}
+
 /// A way to sample, or the best that is allowed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "&'static str")]

@@ -9,6 +9,7 @@ mod sched_maps;
 mod unwind_maps;
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
@@ -188,8 +189,6 @@ pub struct Object {
     sched: Option<SchedMaps>,
     wait_hook: Option<WaitHook>,
     counters: Option<CounterMaps>,
-    /// Run-time statistics of the kernel's eBPF programs are on while this is open.
-    run_time_stats: Option<OwnedFd>,
     /// What is off, one sentence each.
     notes: Vec<String>,
 }
@@ -309,7 +308,7 @@ impl Object {
         let event_stats = take_map(&mut ebpf, "EVENT_STATS")?;
         let ring = take_map(&mut ebpf, "SAMPLES")?;
         let counters = if counters > 0 { Some(CounterMaps::take(&mut ebpf)?) } else { None };
-        let run_time_stats = aya::sys::enable_stats(aya::sys::Stats::RunTime).ok();
+        measure_run_time();
         let unwind = Some(UnwindMaps::take(&mut ebpf)?);
         let (mut sched, mut wait_hook) = (None, None);
         if let (Ok(types), true) = (&types, accounts) {
@@ -332,7 +331,7 @@ impl Object {
             let program: &mut RawTracePoint = typed(&mut ebpf, name)?;
             program.attach(hook).map(drop).map_err(loaded(name))?;
         }
-        Ok(Self { ebpf, targets, stats, event_stats, ring, unwind, sched, wait_hook, counters, run_time_stats, notes })
+        Ok(Self { ebpf, targets, stats, event_stats, ring, unwind, sched, wait_hook, counters, notes })
     }
 
     /// What is off on this kernel, one sentence each.
@@ -438,7 +437,7 @@ impl Object {
 
     /// What the programs cost so far, by the kernel's statistics; `None` where it keeps none.
     pub fn costs(&self) -> Option<Vec<ProgramCost>> {
-        self.run_time_stats.as_ref()?;
+        measure_run_time().then_some(())?;
         let costs = self.ebpf.programs().filter_map(|(name, program)| {
             // A program that is not loaded has no statistics.
             let info = program.info().ok()?;
@@ -507,6 +506,13 @@ fn thread_places(filter: Filter) -> u32 {
             (threads().unwrap_or(FEW).saturating_mul(8)).clamp(2 * FEW, 32 * FEW).next_power_of_two()
         }
     }
+}
+
+/// Has the kernel measure the run time of eBPF programs, for as long as this process lives; whether it does. That takes
+/// CAP_SYS_ADMIN, which `serve` gives up once it is done.
+pub fn measure_run_time() -> bool {
+    static MEASURES: OnceLock<Option<OwnedFd>> = OnceLock::new();
+    MEASURES.get_or_init(|| aya::sys::enable_stats(aya::sys::Stats::RunTime).ok()).is_some()
 }
 
 /// Kernel memory of this process's eBPF maps, as the kernel accounts it (`memlock` in their fdinfo).

@@ -117,7 +117,9 @@ metrics! {
     PUSH_QUEUE: Gauge "cputrace_push_queued_windows" ["to"] "Windows that wait to be handed on";
     ANOMALY_SCORE: Gauge "cputrace_anomaly_score" ["groupname", "signal"] "How far the group's signal is from what is usual, in robust deviations";
     ANOMALIES: Counter "cputrace_anomalies_total" ["groupname", "signal"] "Anomalies that were reported";
-    HTTP_REQUESTS: Counter "cputrace_http_requests_total" ["code"] "Answered HTTP requests, by status code";
+    HTTP_REQUESTS: Counter "cputrace_http_requests_total" ["handler", "code"] "Answered HTTP requests, by path and status code";
+    CONFIG_LAST_SUCCESSFUL: Gauge "cputrace_config_last_reload_successful" [] "Whether the configuration could be read when it was to be last";
+    CONFIG_LAST_SUCCESS: Gauge "cputrace_config_last_reload_success_timestamp_seconds" [] "When it could be last";
     BUILD_INFO: Gauge "cputrace_build_info" ["version", "arch", "kernel"] "1, with what runs where";
     PROCESS_CPU: Counter "process_cpu_seconds_total" [] "CPU time of cputrace itself";
     PROCESS_RESIDENT: Gauge "process_resident_memory_bytes" [] "Its resident memory";

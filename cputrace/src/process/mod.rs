@@ -24,6 +24,7 @@ pub mod host;
 pub mod jit;
 pub mod mappings;
 pub mod own;
+pub mod privileges;
 pub mod target;
 pub mod timeline;
 pub mod vdso;

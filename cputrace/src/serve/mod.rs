@@ -2,39 +2,47 @@
 //!
 //! The session runs in the caller's thread, windows are completed in another one (`session`), and HTTP has its own: no
 //! request can hold up the collection.
-//! - [`http`]: the listener.
+//! - [`http`]: the listener; [`front`]: what each request goes through; [`web_config`]: TLS, users and headers.
 //! - [`routes`]: what is answered at which path; [`api`] all below `/api`, [`pyroscope`] what Grafana asks a Pyroscope for.
+//! - [`lifecycle`]: the configuration, read again.
 //! - [`push`]: hands windows on to other servers.
 //! - [`state`]: what the others share.
 
 pub mod api;
-mod http;
+mod front;
+pub mod http;
+mod lifecycle;
 mod push;
 mod pyroscope;
 mod routes;
 mod state;
+pub mod web_config;
 
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
+use std::thread;
 use std::time::Duration;
 
+use crate::config::source::{ConfigError, Source};
 use crate::group::rule::RuleError;
 use crate::group::{GroupOptions, Groups};
 use crate::session::{EndReason, Options, SessionError, Stop, Watch};
 use crate::store::{Retention, Store, StoreError};
-use http::Server;
+use http::{Limits, Listen, Server};
+use lifecycle::Lifecycle;
 pub use push::PushOptions;
 pub use routes::router;
 pub use state::State;
+use web_config::{WebConfig, WebConfigError};
 
 /// What to serve, decided by the caller.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where to listen.
-    pub listen: SocketAddr,
+    /// How it is to be reached.
+    pub web: WebSettings,
     /// Where the store is.
     pub data_dir: PathBuf,
     /// What it keeps.
@@ -51,6 +59,35 @@ pub struct Settings {
     pub on_demand: Options,
 }
 
+/// How it is to be reached.
+#[derive(Clone, Debug)]
+pub struct WebSettings {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// A file with TLS, users and headers.
+    pub config_file: Option<PathBuf>,
+    /// Whether everybody may be let in who reaches this host.
+    pub allow_anonymous: bool,
+    /// Connections that there may be at once.
+    pub connections: u32,
+}
+
+/// The configuration is to be read again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Reload;
+
+/// The caller's side of a server.
+pub struct Caller<'a> {
+    /// Is told the address once everything works.
+    pub on_start: &'a mut dyn FnMut(&str),
+    /// Shows a line to whoever runs it.
+    pub say: Arc<dyn Fn(&str) + Send + Sync>,
+    /// Ends it.
+    pub stop: Receiver<Stop>,
+    /// Has the configuration read again.
+    pub reload: Receiver<Reload>,
+}
+
 /// Why nothing is served.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -62,6 +99,18 @@ pub enum ServeError {
         /// Why.
         error: io::Error,
     },
+    /// Everybody could read what is served.
+    #[error(
+        "everybody who reaches {0} could read this host's profiles: give --web-config with basic_auth_users, or \
+         --allow-anonymous if that is meant"
+    )]
+    Exposed(SocketAddr),
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The web configuration is wrong.
+    #[error(transparent)]
+    WebConfig(#[from] WebConfigError),
     /// The HTTP thread cannot be started.
     #[error("the HTTP server cannot be started: {0}")]
     Http(io::Error),
@@ -79,25 +128,41 @@ pub enum ServeError {
     Session(#[from] SessionError),
 }
 
-/// Watches and serves until the caller sends [`Stop`]. `on_start` is told the address once both work; `say` shows a line
-/// to whoever runs it.
-pub fn serve(
-    settings: &Settings,
-    on_start: &mut dyn FnMut(SocketAddr),
-    say: Box<dyn Fn(&str) + Send + Sync>,
-    stop: &Receiver<Stop>,
-) -> Result<EndReason, ServeError> {
+/// Watches and serves until the caller sends [`Stop`].
+pub fn serve(source: Source, caller: Caller<'_>) -> Result<EndReason, ServeError> {
+    let Caller { on_start, say, stop, reload } = caller;
     // First what costs nothing if it fails.
+    let config = source.load()?;
+    let settings = config.settings()?;
     let groups = Groups::new(&settings.groups)?;
+    let web = Arc::new(web(&settings.web, say.clone())?);
+    let scheme = if web.has_tls() { "https" } else { "http" };
     let store = Store::open(&settings.data_dir)?;
-    let state = Arc::new(State::new(settings, store, groups, say));
+    let state = Arc::new(State::new(&settings, store, groups, Box::new(move |line: &str| say(line))));
     state.push(&settings.push).map_err(ServeError::Push)?;
-    let server = Server::start(settings.listen, routes::router(state.clone()))?;
+    let lifecycle = Arc::new(Lifecycle::new(source, config, state.clone()));
+    let router = routes::router(state.clone()).merge(lifecycle::router(lifecycle.clone()));
+    let WebSettings { listen, connections, .. } = settings.web;
+    let listen = Listen { address: listen, limits: Limits { connections, ..Limits::default() }, web };
+    let server = Server::start(listen, router, state.clone())?;
     let watch = Watch::start(&settings.session)?;
     state.set_ready();
-    on_start(server.address());
-    let end = watch.run(settings.window, &mut |window| state.add(&window), stop);
+    on_start(&format!("{scheme}://{}", server.address()));
+    // It ends with the program: the other end stays open until then.
+    let reloads = move || reload.iter().for_each(|Reload| drop(lifecycle.reload()));
+    thread::Builder::new().name("reload".to_owned()).spawn(reloads).map_err(ServeError::Http)?;
+    let end = watch.run(settings.window, &mut |window| state.add(&window), &stop);
+    state.stop_recordings();
     server.stop();
     state.stop();
     Ok(end)
+}
+
+/// The web configuration; it has to guard what is not only this host's.
+fn web(settings: &WebSettings, say: Arc<dyn Fn(&str) + Send + Sync>) -> Result<WebConfig, ServeError> {
+    let must_guard = !settings.listen.ip().is_loopback() && !settings.allow_anonymous;
+    match &settings.config_file {
+        None if must_guard => Err(ServeError::Exposed(settings.listen)),
+        path => Ok(WebConfig::open(path.as_deref(), must_guard, say)?),
+    }
 }

@@ -23,10 +23,22 @@ pub fn router(state: Arc<State>) -> Router {
         .merge(pyroscope::router(state))
 }
 
-async fn landing() -> Html<String> {
-    let version = env!("CARGO_PKG_VERSION");
-    Html(format!(
-        "<!doctype html><title>cputrace</title><h1>cputrace {version}</h1><p><a href=\"/metrics\">Metrics</a>\n"
+/// Until there is more to see: where everything is.
+async fn landing() -> Html<&'static str> {
+    Html(concat!(
+        "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<title>cputrace</title>\n",
+        "<style>body { font: 16px/1.5 system-ui, sans-serif; max-width: 40rem; margin: 3rem auto; padding: 0 1rem; ",
+        "color-scheme: light dark }</style>\n",
+        "<h1>cputrace ",
+        env!("CARGO_PKG_VERSION"),
+        "</h1>\n<p>Watches where this host's time goes, on the CPU and off it.</p>\n<ul>\n",
+        "<li><a href=\"/metrics\">Metrics</a> for Prometheus</li>\n",
+        "<li><a href=\"/api/status\">Status</a>: what is watched, and what is off</li>\n",
+        "<li><a href=\"/api/groups\">Groups</a> and <a href=\"/api/processes\">processes</a></li>\n",
+        "<li><a href=\"/api/profile?format=svg\">Flame graph</a> of the last 15 minutes</li>\n",
+        "<li><a href=\"/api/traces\">Recordings</a> that are kept here</li>\n",
+        "<li><a href=\"/api/openapi.json\">The API's description</a> (OpenAPI)</li>\n",
+        "<li><a href=\"/-/healthy\">Healthy?</a> <a href=\"/-/ready\">Ready?</a></li>\n</ul>\n",
     ))
 }
 

@@ -2,22 +2,25 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{Semaphore, broadcast};
 
 use super::Settings;
+use super::front::Requests;
 use super::push::{Push, PushOptions};
 
 use crate::group::Groups;
+use crate::group::rule::RuleError;
 use crate::metrics::collect::{self, Families};
 use crate::metrics::counters::CounterSums;
 use crate::metrics::own::OwnSums;
-use crate::metrics::{self, Family};
+use crate::metrics::{self, Family, Value};
 use crate::model::Recording;
 use crate::process::host;
-use crate::session::Options;
+use crate::session::{Options, Stop};
 use crate::store::windows::{Range, WindowFacts};
 use crate::store::{Digest, Retention, Store, StoreError};
 
@@ -44,7 +47,7 @@ pub struct State {
     is_ready: AtomicBool,
     /// Where windows, traces and events are.
     pub store: Store,
-    retention: Retention,
+    retention: Mutex<Retention>,
     unwind_kb: u64,
     window: Duration,
     sums: Mutex<Sums>,
@@ -55,11 +58,22 @@ pub struct State {
     pub recordings: Arc<Semaphore>,
     /// How these are made.
     pub on_demand: Options,
+    /// Ends the one that runs.
+    recording: Mutex<Option<Sender<Stop>>>,
+    /// Answers so far.
+    pub requests: Requests,
+    reloaded: Mutex<Reloaded>,
     /// What is to be said to the user, but only once.
     say: Box<dyn Fn(&str) + Send + Sync>,
     push: Mutex<Option<Push>>,
     store_failed: AtomicBool,
     windows_not_stored: AtomicU64,
+}
+
+/// When the configuration was read last.
+struct Reloaded {
+    is_right: bool,
+    right_at: SystemTime,
 }
 
 /// What windows are added up to.
@@ -85,7 +99,7 @@ impl State {
         Self {
             is_ready: AtomicBool::new(false),
             store,
-            retention: settings.retention,
+            retention: Mutex::new(settings.retention),
             unwind_kb: settings.session.unwind_kb,
             window: settings.window,
             sums: Mutex::new(sums),
@@ -93,6 +107,9 @@ impl State {
             uploads: Arc::new(Semaphore::new(UPLOADS)),
             recordings: Arc::new(Semaphore::new(1)),
             on_demand: settings.on_demand.clone(),
+            recording: Mutex::default(),
+            requests: Requests::default(),
+            reloaded: Mutex::new(Reloaded { is_right: true, right_at: SystemTime::now() }),
             say,
             push: Mutex::default(),
             store_failed: AtomicBool::new(false),
@@ -155,6 +172,42 @@ impl State {
         self.is_ready.load(Ordering::Relaxed)
     }
 
+    /// Shows a line to whoever runs the server.
+    pub fn say(&self, line: &str) {
+        (self.say)(line);
+    }
+
+    /// Takes up what can change while it runs; what is wrong changes nothing.
+    pub fn take_up(&self, settings: &Settings) -> Result<(), RuleError> {
+        self.sums().groups.set_rules(&settings.groups)?;
+        *locked(&self.retention) = settings.retention;
+        Ok(())
+    }
+
+    /// The configuration has been read again, or could not be.
+    pub fn set_reloaded(&self, is_right: bool) {
+        let mut reloaded = locked(&self.reloaded);
+        reloaded.is_right = is_right;
+        if is_right {
+            reloaded.right_at = SystemTime::now();
+        }
+    }
+
+    /// A recording on demand runs, and can be ended early.
+    pub fn begin_recording(&self) -> Receiver<Stop> {
+        let (sender, receiver) = mpsc::channel();
+        *locked(&self.recording) = Some(sender);
+        receiver
+    }
+
+    /// The server ends: so do recordings on demand, and what they have is stored.
+    pub fn stop_recordings(&self) {
+        if let Some(sender) = locked(&self.recording).take() {
+            // Fails only where it has ended meanwhile.
+            let _ = sender.send(Stop);
+        }
+    }
+
     /// Takes what a window brought.
     pub fn add(&self, window: &Recording) {
         let (labels, is_time_to_retain) = {
@@ -171,6 +224,7 @@ impl State {
             (labels, is_time)
         };
         self.tell(window);
+        let retention = *locked(&self.retention);
         let range = Range { from: window.start, to: window.start + window.duration };
         let mut digest = Digest::new();
         digest.add_profile(&window.profile, &labels);
@@ -179,7 +233,7 @@ impl State {
             push.send(range, digest);
         }
         let stored = stored.and_then(|()| match is_time_to_retain {
-            true => self.store.retain(&self.retention, SystemTime::now()).map(drop),
+            true => self.store.retain(&retention, SystemTime::now()).map(drop),
             false => Ok(()),
         });
         match stored {
@@ -253,7 +307,7 @@ impl State {
         }
         families.number(&metrics::UNWIND_LIMIT, self.unwind_kb as f64 * 1024.0);
         families.number(&metrics::STORE_BYTES, self.store.bytes() as f64);
-        families.number(&metrics::STORE_LIMIT, self.retention.bytes as f64);
+        families.number(&metrics::STORE_LIMIT, locked(&self.retention).bytes as f64);
         if let Ok(windows) = self.store.windows() {
             families.number(&metrics::STORE_WINDOWS, windows as f64);
         }
@@ -261,14 +315,27 @@ impl State {
         if let Some(push) = &*self.lock_push() {
             push.collect(&mut families);
         }
+        let requests = self.requests.all().into_iter();
+        let requests =
+            requests.map(|((path, code), count)| (vec![path, code.to_string()], Value::Number(count as f64)));
+        families.add(&metrics::HTTP_REQUESTS, requests);
+        {
+            let reloaded = locked(&self.reloaded);
+            families.number(&metrics::CONFIG_LAST_SUCCESSFUL, f64::from(u8::from(reloaded.is_right)));
+            families.number(&metrics::CONFIG_LAST_SUCCESS, collect::unix_seconds(reloaded.right_at));
+        }
         collect::process(&mut families);
         families.finish()
     }
 
     fn sums(&self) -> MutexGuard<'_, Sums> {
-        // Sums that a panic left half added are still the best there are.
-        self.sums.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.sums)
     }
+}
+
+/// What a panic left half added is still the best there is.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn millis(duration: Duration) -> u64 {

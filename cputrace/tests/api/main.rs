@@ -1,6 +1,8 @@
 //! The REST API over HTTP, on a store of made-up windows: what is asked for is answered, and what is wrong is refused.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
+mod guard;
+mod hostile;
 mod pyroscope;
 #[path = "../support/mod.rs"]
 mod support;
@@ -11,12 +13,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, SystemTime};
 
 use cputrace::group::{GroupOptions, Groups};
 use cputrace::model::Target;
-use cputrace::serve::{PushOptions, Settings, State, router};
+use cputrace::serve::http::{self, Limits, Listen};
+use cputrace::serve::web_config::WebConfig;
+use cputrace::serve::{PushOptions, Settings, State, WebSettings, router};
 use cputrace::session::Options;
 use cputrace::store::windows::Range;
 use cputrace::store::{Digest, Retention, Store, unix_ms};
@@ -29,7 +32,14 @@ use windows::{facts, window};
 struct Server {
     address: SocketAddr,
     start: SystemTime,
+    server: Option<http::Server>,
     _directory: TempDir,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.server.take().unwrap().stop();
+    }
 }
 
 /// An answer.
@@ -57,11 +67,23 @@ impl Server {
     /// With windows of ten seconds each, the last of which has just ended: in each, group `a` has 30 ns on the CPU and `b` 10
     /// in each of two threads.
     fn start(windows: u32) -> Self {
-        Self::with(&vec![window(&[("a", 30), ("b", 10)]); windows as usize])
+        Self::limited(windows, Limits::default())
+    }
+
+    fn limited(windows: u32, limits: Limits) -> Self {
+        Self::guarded(windows, limits, WebConfig::open(None, false, Arc::new(|_| {})).unwrap())
+    }
+
+    fn guarded(windows: u32, limits: Limits, web_config: WebConfig) -> Self {
+        Self::of(&vec![window(&[("a", 30), ("b", 10)]); windows as usize], limits, web_config)
     }
 
     /// With these windows of ten seconds each, the last of which has just ended.
     fn with(windows: &[Digest]) -> Self {
+        Self::of(windows, Limits::default(), WebConfig::open(None, false, Arc::new(|_| {})).unwrap())
+    }
+
+    fn of(windows: &[Digest], limits: Limits, web_config: WebConfig) -> Self {
         let directory = TempDir::new().unwrap();
         let store = Store::open(directory.path()).unwrap();
         let start = SystemTime::now() - Duration::from_secs(10) * u32::try_from(windows.len()).unwrap();
@@ -73,16 +95,9 @@ impl Server {
         let settings = settings(directory.path());
         let groups = Groups::new(&settings.groups).unwrap();
         let state = Arc::new(State::new(&settings, store, groups, Box::new(|_| {})));
-        let listener = std::net::TcpListener::bind(settings.listen).unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let address = listener.local_addr().unwrap();
-        thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async {
-                axum::serve(tokio::net::TcpListener::from_std(listener).unwrap(), router(state)).await.unwrap();
-            });
-        });
-        Self { address, start, _directory: directory }
+        let listen = Listen { address: settings.web.listen, limits, web: Arc::new(web_config) };
+        let server = http::Server::start(listen, router(state.clone()), state).unwrap();
+        Self { address: server.address(), start, server: Some(server), _directory: directory }
     }
 
     fn url(&self, path: &str) -> String {
@@ -123,7 +138,12 @@ fn settings(data_dir: &Path) -> Settings {
         stack_counters: Vec::new(),
     };
     Settings {
-        listen: ([127, 0, 0, 1], 0).into(),
+        web: WebSettings {
+            listen: ([127, 0, 0, 1], 0).into(),
+            config_file: None,
+            allow_anonymous: false,
+            connections: Limits::default().connections,
+        },
         data_dir: data_dir.to_owned(),
         retention: Retention::default(),
         groups: GroupOptions::default(),

@@ -38,7 +38,6 @@ const MAY_BE_EMPTY: &[(&str, &str)] = &[
     ("cputrace_overhead_", "there with the governor"),
     ("cputrace_governor_steps_total", "there with the governor"),
     ("cputrace_push_", "there with --push"),
-    ("cputrace_http_requests_total", "there with the governor"),
 ];
 
 /// What Grafana would make of a panel of some minutes with a scrape interval of 15 seconds: at least four of them. A busy

@@ -1,7 +1,6 @@
 //! Whole recordings: uploaded, made on demand, downloaded.
 
 use std::sync::Arc;
-use std::sync::mpsc;
 use std::time::{Duration, SystemTime};
 
 use axum::Json;
@@ -13,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use super::MAX_UPLOAD;
 use super::problem::{Problem, blocking};
 use super::profiles::{FormatParams, written};
 use super::query::{Filter, Id, Params, small};
@@ -121,6 +121,10 @@ pub(super) async fn list(
     )
 )]
 pub(super) async fn upload(Shared(state): Shared<Arc<State>>, request: Request) -> Result<Response, Problem> {
+    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    if length.is_some_and(|length: usize| length > MAX_UPLOAD) {
+        return Err(too_large());
+    }
     // Taken before the body is read: what waits for a permit takes no memory.
     let Ok(permit) = state.uploads.clone().try_acquire_owned() else {
         return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too many uploads at once: try again in a moment"));
@@ -157,10 +161,10 @@ async fn body(request: Request) -> Result<(Option<String>, Bytes), Problem> {
     let kind = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if !kind.trim_start().to_ascii_lowercase().starts_with("multipart/form-data") {
         let bytes: Result<Bytes, BytesRejection> = Bytes::from_request(request, &()).await;
-        let refused = |error: BytesRejection| Problem::new(error.status(), error.body_text());
+        let refused = |error: BytesRejection| refused(error.status(), error.body_text());
         return Ok((None, bytes.map_err(refused)?));
     }
-    let refused = |error: axum::extract::multipart::MultipartError| Problem::new(error.status(), error.body_text());
+    let refused = |error: axum::extract::multipart::MultipartError| refused(error.status(), error.body_text());
     let form = Multipart::from_request(request, &()).await;
     let mut form = form.map_err(|error| Problem::bad(error.body_text()))?;
     while let Some(field) = form.next_field().await.map_err(refused)? {
@@ -170,6 +174,18 @@ async fn body(request: Request) -> Result<(Option<String>, Bytes), Problem> {
         }
     }
     Err(Problem::unprocessable("the form has no field \"file\""))
+}
+
+fn too_large() -> Problem {
+    let max = MAX_UPLOAD >> 20;
+    Problem::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        format!("it is larger than {max} MB: compress it, or record for less long"),
+    )
+}
+
+fn refused(status: StatusCode, problem: String) -> Problem {
+    if status == StatusCode::PAYLOAD_TOO_LARGE { too_large() } else { Problem::new(status, problem) }
 }
 
 /// Stores a recording under its id, or under the next one that is free.
@@ -361,6 +377,7 @@ fn default_frequency() -> u32 {
     responses(
         (status = 201, description = "It is recorded and stored", body = TraceAnswer, headers(("location" = String, description = "Where it is"))),
         (status = 400, description = "The request is wrong", body = Problem, content_type = "application/problem+json"),
+        (status = 408, description = "The request did not come in time", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "The request is too large", body = Problem, content_type = "application/problem+json"),
         (status = 415, description = "The request is no JSON", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "That cannot be recorded", body = Problem, content_type = "application/problem+json"),
@@ -389,7 +406,7 @@ pub(super) async fn record(Shared(state): Shared<Arc<State>>, request: Request) 
             duration: Some(Duration::from_secs_f64(duration)),
             ..state.on_demand.clone()
         };
-        let (_sender, stop) = mpsc::channel();
+        let stop = state.begin_recording();
         let outcome = session::record(&options, None, &mut |_| {}, &stop)
             .map_err(|error| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()))?;
         store(&state, &outcome.recording, None, "record")
