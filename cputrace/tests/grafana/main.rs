@@ -26,12 +26,7 @@ use support::skip_unless;
 const OF_PROMETHEUS: &[&str] = &["up", "scrape_duration_seconds"];
 
 /// Metrics that are in no panel, and why not.
-const IN_NO_PANEL: &[(&str, &str)] = &[
-    ("cputrace_push_windows_total", PUSH),
-    ("cputrace_push_retries_total", PUSH),
-    ("cputrace_push_bytes_total", PUSH),
-    ("cputrace_push_queued_windows", PUSH),
-];
+const IN_NO_PANEL: &[(&str, &str)] = &[];
 
 /// Why they are in no panel.
 const PUSH: &str = "only with --push or --push-otlp, and then the other server's dashboards are looked at";
