@@ -19,6 +19,7 @@ pub(crate) const TYPICAL: Variables<'static> =
 const UNITS: &[&str] = &[
     "Bps",
     "GBs",
+    "bool_yes_no",
     "bytes",
     "dateTimeFromNow",
     "hertz",

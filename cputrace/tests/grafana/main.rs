@@ -28,9 +28,6 @@ const OF_PROMETHEUS: &[&str] = &["up", "scrape_duration_seconds"];
 /// Metrics that are in no panel, and why not.
 const IN_NO_PANEL: &[(&str, &str)] = &[];
 
-/// Why they are in no panel.
-const PUSH: &str = "only with --push or --push-otlp, and then the other server's dashboards are looked at";
-
 /// The folder of the repository.
 fn source() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../grafana")

@@ -119,6 +119,10 @@ pub(super) fn dashboard() -> Dashboard {
             lines("Tries to hand on that failed", "ops", "Tries that failed and were followed by another one.")
                 .query("sum by (to) (rate(cputrace_push_retries_total{@target}[$__rate_interval]))", "{{to}}")
                 .empty(NOT_PUSHED),
+            lines("Last reload of the configuration worked", "bool_yes_no", "Whether the configuration could be read when it was last to be. If not, the one before is still in force, and cputrace has said what is wrong.")
+                .query("cputrace_config_last_reload_successful{@target}", "{{instance}}"),
+            lines("Age of the configuration", "s", "Time since the configuration was last read without an error.")
+                .query("time() - cputrace_config_last_reload_success_timestamp_seconds{@target}", "{{instance}}"),
         ],
     );
     Dashboard {
