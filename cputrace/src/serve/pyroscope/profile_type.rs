@@ -6,6 +6,7 @@ use super::messages::{self, ProfileTypesRequest, ProfileTypesResponse};
 use super::query;
 use crate::export::pprof::{self, proto};
 use crate::model::{Aspect, Recording};
+use crate::pmu::event::describe;
 use crate::store::digest::Sum;
 
 /// Types of the sources that are always there, the one that Grafana chooses first. Units are what Grafana goes by:
@@ -62,11 +63,10 @@ impl ProfileType {
         if let Some(&(id, number, aspect)) = found {
             return Ok(Self { id: id.to_owned(), source: aspect.name().to_owned(), number });
         }
-        let event = plain.strip_prefix("pmu:").and_then(|rest| rest.strip_suffix(":count::"));
-        match event {
-            Some(event) => Ok(Self { id: plain.to_owned(), source: event.replace('.', ":"), number: Number::Value }),
-            None => Err(Error::invalid(format!("there is no profile type {id:?}; ProfileTypes lists all"))),
-        }
+        let event = plain.strip_prefix("pmu:").and_then(|rest| rest.split_once(':'));
+        let source = event.map(|(event, _)| event.replace('~', ":")).unwrap_or_default();
+        let of_event = Self::of_source(&source).into_iter().find(|of_event| of_event.id == plain);
+        of_event.ok_or_else(|| Error::invalid(format!("there is no profile type {id:?}; ProfileTypes lists all")))
     }
 
     /// The types of a source.
@@ -78,7 +78,8 @@ impl ProfileType {
             return known;
         }
         // An event; colons of its own (`sched:sched_switch`) would be taken for those between the parts.
-        let id = format!("pmu:{}:count::", source.replace(':', "."));
+        let unit = if describe(source).1 == "ns" { "nanoseconds" } else { "count" };
+        let id = format!("pmu:{}:{unit}::", source.replace(':', "~"));
         vec![Self { id, source: source.to_owned(), number: Number::Value }]
     }
 
@@ -161,15 +162,21 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test")]
 
     use super::*;
+    use crate::serve::pyroscope::selector::Selector;
 
     /// Each type's id leads back to it, and has five parts.
     #[test]
     fn ids_come_back() {
-        for source in ["on-cpu", "off-cpu", "run-queue", "wakers", "instructions", "sched:sched_switch"] {
+        for source in
+            ["on-cpu", "off-cpu", "run-queue", "wakers", "instructions", "task-clock", "sched:sched_switch", "a.b"]
+        {
             for profile_type in ProfileType::of_source(source) {
                 assert_eq!(ProfileType::parse(&profile_type.id).unwrap(), profile_type);
                 assert_eq!(ProfileType::parse(&format!("{}:delta", profile_type.id)).unwrap(), profile_type);
                 assert_eq!(profile_type.id.split(':').count(), 5, "{}", profile_type.id);
+                // As the name of a selector, as Grafana's variables have it.
+                let mut selector = Selector::parse(&format!("{}{{}}", profile_type.id)).unwrap();
+                assert_eq!(selector.take_profile_type().as_deref(), Some(&*profile_type.id));
             }
         }
         for id in ["", "process_cpu", "memory:alloc_space:bytes:space:bytes", "pmu:x:bytes::"] {

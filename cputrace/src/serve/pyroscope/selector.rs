@@ -119,7 +119,8 @@ struct Parser<'a> {
 impl<'a> Parser<'a> {
     fn selector(&mut self) -> Result<Selector, Error> {
         let mut matchers = Vec::new();
-        let name = self.name(|letter| letter == ':');
+        // Also what the names of events have.
+        let name = self.name(|letter| [':', '-', '.', '~'].contains(&letter));
         if !name.is_empty() {
             matchers.push(Matcher::new(NAME.to_owned(), "=", name.to_owned())?);
         }
