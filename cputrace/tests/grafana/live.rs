@@ -173,6 +173,31 @@ fn formats(address: &str) {
     assert!(kind.starts_with("application/vnd.google.protobuf") && !bytes.is_empty(), "{kind}");
 }
 
+/// Every flame graph panel's question, as Grafana's data source would put it, is answered with stacks.
+fn flame_graphs(address: &str) {
+    let ask = |method: &str, question: &Value| -> Value {
+        let url = format!("http://{address}/querier.v1.QuerierService/{method}");
+        let request = ureq::post(url).header("Content-Type", "application/json");
+        let mut answer = request.send(question.to_string()).unwrap();
+        serde_json::from_str(&answer.body_mut().read_to_string().unwrap()).unwrap()
+    };
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis();
+    let (start, end) = ((now - 300_000).to_string(), now.to_string());
+    for dashboard in Dashboard::all() {
+        for panel in dashboard.panels().filter(|panel| panel.0["type"] == "flamegraph") {
+            let target = &panel.0["targets"][0];
+            let selector = text(&target["labelSelector"]).replace("${groupname:regex}", ".+");
+            let question = serde_json::json!({
+                "profileTypeID": target["profileTypeId"], "labelSelector": selector, "start": start, "end": end,
+                "maxNodes": target["maxNodes"].to_string(),
+            });
+            let answer = ask("SelectMergeStacktraces", &question);
+            let levels = answer["flamegraph"]["levels"].as_array().map_or(0, Vec::len);
+            assert!(levels > 2, "{}, {}: {question}: {answer}", dashboard.file, panel.title());
+        }
+    }
+}
+
 /// See the module.
 #[test]
 #[ignore = "needs root"]
@@ -249,6 +274,7 @@ fn prometheus_answers_all_queries() {
     assert!(empty.is_empty(), "{} of {count} queries have no data:\n{}", empty.len(), empty.join("\n"));
     let stale: Vec<_> = MAY_BE_EMPTY.iter().filter(|(part, _)| !excused.contains(part)).collect();
     assert!(stale.is_empty(), "nothing asks for these: {stale:?}");
+    flame_graphs(&address);
     // Native histograms come as protobuf, and have no series of buckets.
     wait_for(&native, "histogram_quantile(0.99, rate(cputrace_runqueue_latency_seconds[60s]))");
     wait_for(&native, "histogram_quantile(0.5, sum(rate(cputrace_group_runqueue_latency_seconds[60s])))");
