@@ -1,7 +1,10 @@
 //! Bounds what stacks of waits cost: where there are too many, the shorter ones are left out, for the long ones explain the most
 //! time.
 
-use crate::{config, maps::BUDGETS};
+use crate::{
+    config,
+    maps::{BUDGETS, PACE},
+};
 
 /// What has its own budget.
 #[derive(Clone, Copy)]
@@ -10,9 +13,7 @@ pub(crate) enum Spending {
     Wakes = 1,
 }
 
-/// Stacks of a CPU in one interval: 2,000 a second, which take at most some 2 % of it.
-const MOST: u32 = 200;
-
+/// What [`Pace::most_stacks`](cputrace_common::pace::Pace::most_stacks) is of.
 const INTERVAL_NS: u64 = 100_000_000;
 
 /// The threshold is doubled this often at most: to a thousand times.
@@ -31,12 +32,13 @@ pub(crate) struct Budget {
 #[inline(always)]
 pub(crate) fn allows(spending: Spending, wait_ns: u64, now_ns: u64) -> bool {
     let Some(budget) = BUDGETS.get_ptr_mut(spending as u32) else { return false };
+    let most = PACE.get(0).map_or(0, |pace| pace.most_stacks);
     // SAFETY: this CPU's element.
     let budget = unsafe { &mut *budget };
     if now_ns.wrapping_sub(budget.since_ns) > INTERVAL_NS {
-        if budget.spent > MOST && budget.doublings < MAX_DOUBLINGS {
+        if budget.spent > most && budget.doublings < MAX_DOUBLINGS {
             budget.doublings += 1;
-        } else if budget.spent < MOST / 4 && budget.doublings > 0 {
+        } else if budget.spent < most / 4 && budget.doublings > 0 {
             budget.doublings -= 1;
         }
         (budget.since_ns, budget.spent) = (now_ns, 0);
@@ -45,5 +47,5 @@ pub(crate) fn allows(spending: Spending, wait_ns: u64, now_ns: u64) -> bool {
         return false;
     }
     budget.spent += 1;
-    budget.spent <= MOST
+    budget.spent <= most
 }

@@ -28,10 +28,6 @@ global!(
     CGROUP_LEVEL, cgroup_level: u32
 );
 global!(
-    /// Nanoseconds between two ticks of the clock; 0 where they are not of one length.
-    PERIOD_NS, period_ns: u64
-);
-global!(
     /// Not 0: children of the targets are targets.
     FOLLOW, follow: u32
 );

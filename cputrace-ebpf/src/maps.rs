@@ -9,6 +9,7 @@ use aya_ebpf::{
 use cputrace_common::{
     config::{CHUNKS_GROUP, MAX_CHUNKS, MAX_PROCESSES, MAX_TARGETS, RANGES_GROUP},
     counter::CounterStats,
+    pace::Pace,
     stat::Stats,
     thread::{SchedStats, Thread},
     unwind::{
@@ -41,7 +42,11 @@ pub(crate) static EVENT_STATS: PerCpuArray<Stats> = PerCpuArray::with_max_entrie
 #[map]
 pub(crate) static HITS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
-/// The last tick of each CPU that hit a target.
+/// How much is sampled. Userspace may change it at any time.
+#[map]
+pub(crate) static PACE: PlainArray<Pace> = PlainArray::with_max_entries(1, 0);
+
+/// The last tick of each CPU that hit a target. Userspace empties it where it changes the clock.
 #[map]
 pub(crate) static LAST_TICK: PerCpuArray<LastTick> = PerCpuArray::with_max_entries(1, 0);
 

@@ -7,7 +7,7 @@
 
 use aya_ebpf::helpers::{bpf_get_current_task, bpf_probe_read_kernel};
 
-use crate::config;
+use crate::{config, maps::PACE};
 
 /// The last tick on a CPU.
 #[repr(C)]
@@ -22,7 +22,7 @@ impl LastTick {
     /// A tick came in `tid` at `now_ns`: how many were missed before it?
     #[inline(always)]
     pub(crate) fn missed_before(&mut self, tid: u32, now_ns: u64) -> u64 {
-        let period = config::period_ns();
+        let period = PACE.get(0).map_or(0, |pace| pace.period_ns);
         if period == 0 || config::task_sum_exec_runtime() == 0 {
             return 0;
         }

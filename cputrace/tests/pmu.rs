@@ -397,7 +397,6 @@ fn counts_time_stamps() {
 fn ops_without_registers() {
     let config = EbpfConfig {
         filter: Filter::All,
-        period: None,
         ring_bytes: 1 << 20,
         accounting: false,
         waits: None,

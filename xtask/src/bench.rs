@@ -6,6 +6,7 @@
 //! - [`tables`]: what the unwinder's tables of large and small files take, beside gimli's.
 //! - [`switch`]: what the account of the threads' time costs a switch.
 //! - [`host`]: what the profiler itself takes while it watches the whole host at the usual rate.
+//! - [`serve`]: what requests to `cputrace serve` take with a full store, beside rows of JSON.
 //!
 //! It measures and prints; what is too much is for the reader, and for the tests, to judge.
 
@@ -13,6 +14,7 @@ mod get_stack;
 mod host;
 mod run_time;
 mod sample;
+mod serve;
 mod stack;
 mod switch;
 mod tables;
@@ -27,7 +29,7 @@ use crate::workload::{self, Frames};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Only these parts
-    #[arg(value_parser = ["sample", "stack", "tables", "switch", "host"])]
+    #[arg(value_parser = ["sample", "stack", "tables", "switch", "host", "serve"])]
     parts: Vec<String>,
     /// Rate at which the cost of one sample is measured
     #[arg(long, value_name = "HZ", default_value_t = 5000)]
@@ -62,6 +64,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     }
     if !built && wanted("tables") {
         tables::measure()?;
+    }
+    if !built && wanted("serve") {
+        serve::measure()?;
     }
     if !is_root() {
         let mut again = as_root(std::env::current_exe()?);

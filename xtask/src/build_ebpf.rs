@@ -44,22 +44,28 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let toolchain = Toolchain::find()?;
     std::fs::create_dir_all(root().join("cputrace/bpf"))?;
     std::fs::copy(&built, root().join(OBJECT)).with_context(|| format!("{OBJECT} cannot be written"))?;
-    std::fs::write(root().join(STAMP), format!("sources {}\n{}\n", sources_hash()?, toolchain.version()?))?;
+    let (sources, object, version) = (sources_hash()?, object_hash()?, toolchain.version()?);
+    std::fs::write(root().join(STAMP), format!("sources {sources}\nobject {object}\n{version}\n"))?;
     println!("xtask: wrote {OBJECT} and {STAMP}");
     Ok(())
 }
 
-/// The committed object's stamp names the sources as they are. The compiler may be another one.
+/// The committed object's stamp names the sources as they are, and the object. The compiler may be another one.
 pub(crate) fn check() -> anyhow::Result<()> {
     let stamp = std::fs::read_to_string(root().join(STAMP)).with_context(|| format!("{STAMP} cannot be read"))?;
-    let stamped = stamp.lines().find_map(|line| line.strip_prefix("sources "));
-    if stamped != Some(&*sources_hash()?) {
+    let stamped = |what: &str| stamp.lines().find_map(|line| line.strip_prefix(what));
+    if stamped("sources ") != Some(&*sources_hash()?) || stamped("object ") != Some(&*object_hash()?) {
         bail!(
             "{OBJECT} was not built from the sources as they are: run cargo xtask build-ebpf, and commit what it wrote"
         );
     }
     println!("xtask: {OBJECT} was built from the sources as they are");
     Ok(())
+}
+
+fn object_hash() -> anyhow::Result<String> {
+    let object = std::fs::read(root().join(OBJECT)).with_context(|| format!("{OBJECT} cannot be read"))?;
+    Ok(hex(&Sha256::digest(object)))
 }
 
 /// Builds the object afresh; where it is.
@@ -250,7 +256,11 @@ fn sources_hash() -> anyhow::Result<String> {
         hash.update(text.as_bytes());
         hash.update([0]);
     }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(&hash.finalize()))
+}
+
+fn hex(hash: &[u8]) -> String {
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn relevant(manifest: &str) -> String {

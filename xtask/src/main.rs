@@ -11,6 +11,7 @@ mod kernels;
 mod lint;
 mod pictures;
 mod python;
+mod soak;
 mod system;
 mod test;
 mod workload;
@@ -41,6 +42,8 @@ enum Command {
     Kernels(kernels::Args),
     /// Measure what cputrace costs, beside perf and bpftrace
     Bench(bench::Args),
+    /// Let cputrace serve watch storms of processes, and look at what it takes
+    Soak(soak::Args),
 }
 
 fn main() -> ExitCode {
@@ -61,6 +64,7 @@ fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
         Command::DashboardPictures(args) => pictures::run(args)?,
         Command::Kernels(args) => kernels::run(args)?,
         Command::Bench(args) => bench::run(args)?,
+        Command::Soak(args) => soak::run(args)?,
     }
     Ok(ExitCode::SUCCESS)
 }

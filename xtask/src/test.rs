@@ -35,6 +35,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("python3", "python3"),
     ("/usr/share/doc/python3-venv", "python3-venv"),
     ("promtool", "prometheus"),
+    ("prometheus-process-exporter", "prometheus-process-exporter"),
     ("taskset", "util-linux"),
     ("stress-ng", "stress-ng"),
     ("perf", "linux-perf"),

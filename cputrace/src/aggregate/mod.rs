@@ -3,6 +3,7 @@
 mod wakes;
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use rustc_hash::FxBuildHasher;
 
@@ -50,15 +51,19 @@ pub struct Aggregator {
     sampled_below_ns: u64,
     /// Of the counters that are read at each sample.
     counters: Vec<SourceId>,
+    /// What a sample of the clock stands for.
+    period_ns: u64,
     start_ns: u64,
     mapping_ids: HashMap<ObjectId, MappingId, FxBuildHasher>,
     objects: HashMap<MappingId, ObjectId, FxBuildHasher>,
 }
 
 impl Aggregator {
-    /// A window that starts at `start_ns` (CLOCK_MONOTONIC); each sample of `source` is worth its period. `times` says
+    /// A window that starts at `start_ns` (CLOCK_MONOTONIC); each sample of `source` is worth its period, until
+    /// [`Self::set_period`] says otherwise. `times` says
     /// whether the time of each sample and wait is kept besides the sums.
     pub fn new(profile: Profile, source: SourceId, start_ns: u64, times: bool) -> Self {
+        let period_ns = profile.sources()[source.index()].period;
         Self {
             profile,
             waits: Waits::new(times),
@@ -69,6 +74,7 @@ impl Aggregator {
             tagged: None,
             sampled_below_ns: 0,
             counters: Vec::new(),
+            period_ns,
             start_ns,
             mapping_ids: HashMap::default(),
             objects: HashMap::default(),
@@ -97,6 +103,11 @@ impl Aggregator {
         self.counters.push(of(&mut self.profile));
     }
 
+    /// From here on a sample of the clock stands for another time.
+    pub fn set_period(&mut self, period: Duration) {
+        self.period_ns = period.as_nanos() as u64;
+    }
+
     /// Moves the window's start.
     pub fn start_at(&mut self, start_ns: u64) {
         self.start_ns = start_ns;
@@ -109,7 +120,7 @@ impl Aggregator {
             Observation::OnCpu => {
                 let source = self.source;
                 let thread = self.thread(sample, mappings);
-                let value = self.profile.sources()[source.index()].period;
+                let value = self.period_ns;
                 let event = Event { at_ns: time_ns.saturating_sub(self.start_ns), value };
                 self.profile.add((thread, source, stack), 1, value, self.times.then_some(event));
                 for (source, count) in self.counters.iter().zip(frames.words) {

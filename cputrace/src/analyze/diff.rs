@@ -48,6 +48,13 @@ impl<'a> Side<'a> {
         Self { profile: Cow::Borrowed(profile), parts, seconds: duration.as_secs_f64() }
     }
 
+    /// Waits with one of these reasons, of a profile that covers this time.
+    pub fn of_waits(profile: &'a Profile, reasons: &[&str], duration: Duration) -> Self {
+        let mut side = Self::of_source(profile, Aspect::OffCpu.name(), duration);
+        side.parts.retain(|part| profile.leaf_label(part.stack).is_some_and(|label| reasons.contains(&label)));
+        side
+    }
+
     /// What one process did in a part of a recording's time, by a source whose samples' times were kept. Of a wait counts what
     /// lies in that time.
     pub fn of_time(profile: &'a Profile, source: &str, process: ProcessId, time: &Range<Duration>) -> Self {

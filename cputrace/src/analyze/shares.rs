@@ -31,14 +31,19 @@ impl Shares {
     /// What so many percent of the run-queue waits are shorter than: the upper end of a row of the histogram, or the longest
     /// wait if that is less. `None` if there were no waits.
     pub fn run_queue_percentile_ns(&self, percent: u64) -> Option<u64> {
-        let all: u64 = self.run_queue_waits.iter().sum();
-        let mut below = 0;
-        let row = self.run_queue_waits.iter().position(|&count| {
-            below += count;
-            below > 0 && below * 100 >= all * percent
-        })?;
-        Some((2_u64 << row).min(self.run_queue_max_ns))
+        wait_percentile_ns(&self.run_queue_waits, percent).map(|end| end.min(self.run_queue_max_ns))
     }
+}
+
+/// What so many percent of waits are shorter than: the upper end of a row of their histogram. `None` if there were none.
+pub fn wait_percentile_ns(waits: &WaitHistogram, percent: u64) -> Option<u64> {
+    let all: u64 = waits.iter().sum();
+    let mut below = 0;
+    let row = waits.iter().position(|&count| {
+        below += count;
+        below > 0 && below * 100 >= all * percent
+    })?;
+    Some(2_u64 << row)
 }
 
 /// A reason's part.

@@ -145,6 +145,7 @@ impl Args {
             event: self.event.clone(),
             event_period: self.event_period,
             stack_counters: self.counters.pmu_stacks.clone(),
+            max_overhead: None,
         })
     }
 

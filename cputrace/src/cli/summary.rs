@@ -13,6 +13,9 @@ const TOP: usize = 15;
 /// Threads that are listed.
 const TOP_THREADS: usize = 5;
 
+/// Spikes that are listed.
+const TOP_SPIKES: usize = 5;
+
 /// Reasons of waits that are listed.
 const TOP_WAITS: usize = 6;
 
@@ -69,11 +72,33 @@ fn write_summary(
     if let Some(pmu) = &recording.pmu {
         super::counters::write(out, pmu, width)?;
     }
+    write_spikes(out, recording, width)?;
     write_overhead(out, recording)?;
     for note in &recording.notes {
         writeln!(out, "note      {note}")?;
     }
     write_files(out, written);
+    Ok(())
+}
+
+/// Where a process took far more of the CPU than before.
+fn write_spikes(out: &mut String, recording: &Recording, width: usize) -> std::fmt::Result {
+    for spike in recording.spikes.iter().take(TOP_SPIKES) {
+        let (name, pid) = (&spike.name, spike.pid);
+        let [start, end] = [spike.start, spike.end].map(|time| time.as_secs_f64());
+        write!(
+            out,
+            "spike     {name} ({pid}): CPU up to {:.0} % from {start:.1} to {end:.1} s, before {:.0} % (score {:.0})",
+            spike.peak_percent, spike.usual_percent, spike.score
+        )?;
+        if let Some(function) = spike.functions.first() {
+            write!(out, ", most of it in {}", cut(&function.name, width.saturating_sub(20)))?;
+        }
+        writeln!(out)?;
+    }
+    if recording.spikes.len() > TOP_SPIKES {
+        writeln!(out, "          and {} more spikes", recording.spikes.len() - TOP_SPIKES)?;
+    }
     Ok(())
 }
 

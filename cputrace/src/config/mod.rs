@@ -27,7 +27,7 @@ use crate::symbolize::Detail;
 use setting::settings;
 pub use setting::{Setting, Takes};
 use source::ConfigError;
-use value::{Bytes, Connections, Frequency, Rules, Sets, Time, Url, WantedTier};
+use value::{Bytes, Connections, Frequency, Rules, Sets, Share, Time, Url, WantedTier};
 
 settings! {
     /// Where it is to be reached.
@@ -50,6 +50,8 @@ settings! {
         frequency: Frequency = Frequency(19), "frequency" "HZ", Restart;
         /// Length of a window: seconds, or with a unit
         window: Time = Time(Duration::from_secs(10)), "window" "TIME", Restart;
+        /// What cputrace may take of the CPU time of all CPUs: over it, less is sampled; off: whatever it takes
+        max_overhead: Share = Share(Some(0.01)), "max-overhead" "PERCENT", Restart;
         /// Sample in this way only: ebpf, perf_event or proc, instead of the best that is allowed
         tier: WantedTier = WantedTier(None), "tier" "TIER", Restart;
         /// Kernel memory that unwind tables may take: megabytes, or with a unit
@@ -102,6 +104,12 @@ settings! {
         size: Bytes = Bytes(Retention::default().bytes), "retention-size" "SIZE", Reload;
     }
 
+    /// Who is told of anomalies.
+    alerts: Alerts {
+        /// URL that is sent a message when an anomaly begins and when it is over, as Alertmanager's webhooks are
+        webhook: Url = Url(None), "webhook" "URL", Restart;
+    }
+
     /// Where windows are handed on to, for many hosts in one place.
     push: Push {
         /// URL of a Pyroscope that each window is sent to
@@ -114,7 +122,7 @@ settings! {
 impl Config {
     /// What `serve` is to do by it.
     pub fn settings(&self) -> Result<Settings, ConfigError> {
-        let Self { web, sampling, counters, groups, store, push } = self;
+        let Self { web, sampling, counters, groups, store, alerts, push } = self;
         let wait_rules = match &sampling.wait_rules {
             path if path.as_os_str().is_empty() => String::new(),
             path => fs::read_to_string(path).map_err(|error| ConfigError::WaitRules { path: path.clone(), error })?,
@@ -138,6 +146,7 @@ impl Config {
             event: (!sampling.event.is_empty()).then(|| sampling.event.clone()),
             event_period: (sampling.event_period > 0).then_some(sampling.event_period),
             stack_counters: counters.stacks.clone(),
+            max_overhead: sampling.max_overhead.0,
         };
         // As `cputrace record` does without flags.
         let waits = Some(Waits { min: Duration::from_millis(1), samples_shorter: false, wakers: true });
@@ -154,6 +163,7 @@ impl Config {
             retention: Retention { age: store.age.0, fine_age: store.fine_age.0, bytes: store.size.0 },
             groups: GroupOptions { rules: groups.rules.0.clone(), max: groups.max, linger: groups.linger.0 },
             window: sampling.window.0,
+            webhook: alerts.webhook.0.clone(),
             push: PushOptions { pyroscope: push.pyroscope.0.clone(), otlp: push.otlp.0.clone() },
             session,
             on_demand,

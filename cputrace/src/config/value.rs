@@ -110,30 +110,6 @@ impl From<Frequency> for u32 {
     }
 }
 
-/// Where something is sent; `None`: nowhere.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Url(pub Option<String>);
-
-impl TryFrom<String> for Url {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        let is_url = |scheme: &str| text.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty());
-        match &*text {
-            "" => Ok(Self(None)),
-            _ if ["http://", "https://"].into_iter().any(is_url) => Ok(Self(Some(text))),
-            _ => Err(format!("{text:?} is no URL: it has to begin with http:// or https://")),
-        }
-    }
-}
-
-impl From<Url> for String {
-    fn from(Url(url): Url) -> Self {
-        url.unwrap_or_default()
-    }
-}
-
 /// How many connections there may be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(try_from = "i64", into = "u32")]
@@ -157,6 +133,57 @@ impl TryFrom<i64> for Connections {
 impl From<Connections> for u32 {
     fn from(Connections(count): Connections) -> Self {
         count
+    }
+}
+
+/// A share of the CPU time of all of the host's CPUs; `None`: all of it.
+#[derive(Clone, Copy, PartialEq, Debug, Deserialize, Serialize)]
+#[serde(try_from = "Scalar", into = "String")]
+pub struct Share(pub Option<f64>);
+
+impl TryFrom<Scalar> for Share {
+    type Error = String;
+
+    fn try_from(text: Scalar) -> Result<Self, String> {
+        let text = text.to_string();
+        if text == "off" {
+            return Ok(Self(None));
+        }
+        let percent = text.strip_suffix('%').unwrap_or(&text).trim().parse::<f64>().ok();
+        let percent = percent.filter(|percent| (0.001..=100.0).contains(percent));
+        let wrong = || format!("{text:?} is neither a percentage between 0.001% and 100% nor \"off\"");
+        percent.map(|percent| Self(Some(percent / 100.0))).ok_or_else(wrong)
+    }
+}
+
+impl From<Share> for String {
+    fn from(Share(share): Share) -> Self {
+        // Hundredths of what a file says come back as that.
+        share.map_or_else(|| "off".to_owned(), |share| format!("{}%", (share * 1e8).round() / 1e6))
+    }
+}
+
+/// Where something is sent; `None`: nowhere.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Url(pub Option<String>);
+
+impl TryFrom<String> for Url {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let is_url = |scheme: &str| text.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty());
+        match &*text {
+            "" => Ok(Self(None)),
+            _ if ["http://", "https://"].into_iter().any(is_url) => Ok(Self(Some(text))),
+            _ => Err(format!("{text:?} is no URL: it has to begin with http:// or https://")),
+        }
+    }
+}
+
+impl From<Url> for String {
+    fn from(Url(url): Url) -> Self {
+        url.unwrap_or_default()
     }
 }
 
@@ -237,6 +264,24 @@ impl From<Rules> for Vec<RuleText> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Shares are read as they are written; what is none is said.
+    #[test]
+    fn shares_and_urls() {
+        let read = |text: &str| Share::try_from(Scalar::Text(text.to_owned()));
+        for (text, share) in [("1%", Some(0.01)), ("0.5", Some(0.005)), ("0.25 %", Some(0.0025)), ("off", None)] {
+            assert_eq!(read(text), Ok(Share(share)));
+            assert_eq!(read(&String::from(Share(share))), Ok(Share(share)));
+        }
+        assert_eq!(String::from(Share(Some(0.01))), "1%");
+        for wrong in ["", "0", "101%", "1 percent", "nan"] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(Url::try_from("http://x/y".to_owned()), Ok(Url(Some("http://x/y".to_owned()))));
+        for wrong in ["x", "ftp://x", "http://"] {
+            assert!(Url::try_from(wrong.to_owned()).is_err(), "{wrong}");
+        }
+    }
 
     /// Sizes are read as they are written.
     #[test]

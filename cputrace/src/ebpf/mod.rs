@@ -12,11 +12,12 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf};
 use aya::programs::{BtfTracePoint, FExit, Iter, PerfEvent, Program, ProgramError, RawTracePoint, TracePoint};
 use aya::{Btf, Ebpf, EbpfLoader, Endianness};
 use cputrace_common::config::filter;
 pub use cputrace_common::counter::MAX_COUNTERS;
+use cputrace_common::pace::{MOST_STACKS, Pace};
 use cputrace_common::stat::Stats;
 
 use crate::model::ProgramCost;
@@ -40,6 +41,9 @@ const AT_TRACEPOINT: &str = "at_tracepoint";
 
 /// The tracepoint at a switch's end: Linux 6.15.
 const SCHED_EXIT: &str = "sched_exit_tp";
+
+/// What the kernel's side keeps of a CPU's last tick, in words of its own.
+type LastTick = [u64; 4];
 
 /// Why the eBPF tier is not to be had.
 #[derive(Debug, thiserror::Error)]
@@ -110,8 +114,6 @@ pub enum Filter {
 pub struct Config {
     /// Which tasks are targets.
     pub filter: Filter,
-    /// Time between two ticks of the clock; `None` where they are not of one length.
-    pub period: Option<Duration>,
     /// Size of the ring buffer in bytes: a power of two, whole pages.
     pub ring_bytes: u32,
     /// Whether each thread's time is accounted.
@@ -184,6 +186,8 @@ pub struct Object {
     targets: HashMap<MapData, u32, u32>,
     stats: PerCpuArray<MapData, Stats>,
     event_stats: PerCpuArray<MapData, Stats>,
+    pace: Array<MapData, Pace>,
+    last_ticks: PerCpuArray<MapData, LastTick>,
     ring: RingBuf<MapData>,
     unwind: Option<UnwindMaps>,
     sched: Option<SchedMaps>,
@@ -233,7 +237,6 @@ impl Object {
         let RawOffsets { sample_flags, sample_raw, raw_data, raw_size } = raw.unwrap_or_default();
         let event_period = if let Some(EventHook::Tracepoint { period }) = config.event { period } else { 0 };
         let TaskOffsets { tgid, sum_exec_runtime, nr_migrations, stack } = offsets.unwrap_or_default();
-        let period_ns = config.period.map_or(0, |period| period.as_nanos() as u64);
         let off_cpu_min_ns = config.waits.map_or(0, |waits| (waits.min.as_nanos() as u64).max(1));
         let interrupts = config.waits.filter(|waits| waits.wakers).and_then(|_| interrupts()).unwrap_or_default();
         let exits_are_seen = types.as_ref().is_ok_and(|types| types.tracepoint_parameters(SCHED_EXIT).is_some());
@@ -242,7 +245,6 @@ impl Object {
             .override_global("FILTER", &mode, true)
             .override_global("CGROUP_ID", &cgroup_id, true)
             .override_global("CGROUP_LEVEL", &cgroup_level, true)
-            .override_global("PERIOD_NS", &period_ns, true)
             .override_global("TASK_TGID", &tgid, true)
             .override_global("TASK_SUM_EXEC_RUNTIME", &sum_exec_runtime, true)
             .override_global("TASK_NR_MIGRATIONS", &nr_migrations, true)
@@ -306,6 +308,7 @@ impl Object {
         let targets = take_map(&mut ebpf, "TARGETS")?;
         let stats = take_map(&mut ebpf, "STATS")?;
         let event_stats = take_map(&mut ebpf, "EVENT_STATS")?;
+        let (pace, last_ticks) = (take_map(&mut ebpf, "PACE")?, take_map(&mut ebpf, "LAST_TICK")?);
         let ring = take_map(&mut ebpf, "SAMPLES")?;
         let counters = if counters > 0 { Some(CounterMaps::take(&mut ebpf)?) } else { None };
         measure_run_time();
@@ -331,7 +334,20 @@ impl Object {
             let program: &mut RawTracePoint = typed(&mut ebpf, name)?;
             program.attach(hook).map(drop).map_err(loaded(name))?;
         }
-        Ok(Self { ebpf, targets, stats, event_stats, ring, unwind, sched, wait_hook, counters, notes })
+        Ok(Self {
+            ebpf,
+            targets,
+            stats,
+            event_stats,
+            pace,
+            last_ticks,
+            ring,
+            unwind,
+            sched,
+            wait_hook,
+            counters,
+            notes,
+        })
     }
 
     /// What is off on this kernel, one sentence each.
@@ -364,6 +380,20 @@ impl Object {
             _ => return Err(EbpfError::Missing(name)),
         };
         file.map(AsFd::as_fd).map_err(|source| EbpfError::Program { program: name, source })
+    }
+
+    /// Says how much is sampled from now on: the time between two ticks of the clock (`None` where they are not of one length),
+    /// and how often the number of stacks that waits may cost is halved.
+    pub fn set_pace(&mut self, period: Option<Duration>, halvings: u32) -> Result<(), EbpfError> {
+        let period_ns = period.map_or(0, |period| period.as_nanos() as u64);
+        let most_stacks = (MOST_STACKS >> halvings.min(31)).max(1);
+        let map = |map| move |source| EbpfError::Map { map, source };
+        self.pace.set(0, Pace { period_ns, most_stacks, padding: 0 }, 0).map_err(map("PACE"))?;
+        // A gap that the change lies in is not of missed ticks.
+        let cpus = aya::util::nr_cpus().map_err(|(_, error)| map("LAST_TICK")(MapError::IoError(error)))?;
+        let none =
+            PerCpuValues::try_from(vec![[0; 4]; cpus]).map_err(|error| map("LAST_TICK")(MapError::IoError(error)))?;
+        self.last_ticks.set(0, none, 0).map_err(map("LAST_TICK"))
     }
 
     /// The ring buffer that samples arrive in.

@@ -32,7 +32,7 @@ pub struct GroupOptions {
     pub rules: Vec<RuleText>,
     /// Groups that there may be at once; more go to [`OTHER`].
     pub max: usize,
-    /// How long a group stays after its last process has ended.
+    /// How long a group stays after its last process has ended; one whose name is in the rules as it is stays always.
     pub linger: Duration,
 }
 
@@ -75,7 +75,7 @@ pub struct GroupSums {
     pub oldest_start_ticks: Option<u64>,
     /// Time on the CPU.
     pub on_cpu_ns: u64,
-    /// That in the kernel, by the kernel's own account, and shared out like it where that cannot be had any more.
+    /// That in the kernel: by the kernel's own account, else by samples.
     pub system_ns: u64,
     /// Time waiting for a CPU.
     pub run_queue_ns: u64,
@@ -103,10 +103,47 @@ pub struct GroupSums {
     pub samples_kernel: u64,
 }
 
+#[derive(Default)]
 struct Group {
     sums: GroupSums,
+    /// Of processes too short-lived for the kernel to say how their time is split.
+    unsplit: Unsplit,
     /// When its last process ended, if there is none any more.
     empty_since: Option<Instant>,
+}
+
+/// Time on the CPU that the kernel does not split: each such process has hardly a sample, all of a group have many.
+#[derive(Default)]
+struct Unsplit {
+    on_cpu_ns: u64,
+    /// The part of that which is not split yet.
+    open_ns: u64,
+    system_ns: u64,
+    samples: u64,
+    samples_kernel: u64,
+}
+
+impl Unsplit {
+    /// Adds what a process did in the window.
+    fn add(&mut self, process: &InWindow) {
+        self.on_cpu_ns += process.on_cpu_ns;
+        self.open_ns += process.on_cpu_ns;
+        self.samples += process.samples();
+        self.samples_kernel += process.samples_kernel;
+    }
+
+    /// How much more of the time was in the kernel, now that the window's processes are in it; never less.
+    fn settle(&mut self) -> u64 {
+        let system_ns = part(self.on_cpu_ns, self.samples_kernel, self.samples);
+        let more = system_ns.saturating_sub(self.system_ns).min(std::mem::take(&mut self.open_ns));
+        self.system_ns += more;
+        more
+    }
+}
+
+/// `part` of `whole` of a time; nothing of nothing.
+fn part(ns: u64, part: u64, whole: u64) -> u64 {
+    if whole == 0 { 0 } else { (ns as f64 * (part as f64 / whole as f64)) as u64 }
 }
 
 /// A living process.
@@ -116,11 +153,21 @@ struct Member {
     labels: Labels,
     /// The last that `/proc` said of it.
     seen: Seen,
-    /// Its time on the CPU since it was first seen, and the part of that in the kernel.
+    /// User and system time when it was met.
+    met_ticks: [u64; 2],
+    /// Its time on the CPU since then, and the part of that in the kernel.
     on_cpu_ns: u64,
     system_ns: u64,
     is_alive: bool,
     last: Last,
+}
+
+impl Member {
+    /// User and system time since it was met.
+    fn ticks(&self) -> [u64; 2] {
+        let [user, system] = self.met_ticks;
+        [self.seen.user_ticks.saturating_sub(user), self.seen.system_ticks.saturating_sub(system)]
+    }
 }
 
 /// What a process did in the last window.
@@ -177,6 +224,19 @@ pub struct LiveProcess<'a> {
     pub off_cpu_ns: [u64; 4],
 }
 
+/// What a group's processes did in the last window.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct GroupWindow {
+    /// Time on the CPU.
+    pub on_cpu_ns: u64,
+    /// Time waiting for a CPU.
+    pub run_queue_ns: u64,
+    /// These waits, by length.
+    pub run_queue_waits: WaitHistogram,
+    /// Time waiting for something else.
+    pub off_cpu_ns: u64,
+}
+
 /// All groups of a host.
 pub struct Groups {
     rules: Vec<Rule>,
@@ -185,7 +245,7 @@ pub struct Groups {
     groups: BTreeMap<String, Group>,
     members: HashMap<u32, Member, FxBuildHasher>,
     overflowed: u64,
-    in_window: BTreeMap<String, (u64, u64, u64)>,
+    in_window: BTreeMap<String, GroupWindow>,
     /// Whether the window is the first: all processes are new to us then, none is new to the host.
     is_first: bool,
 }
@@ -193,23 +253,27 @@ pub struct Groups {
 impl Groups {
     /// None yet.
     pub fn new(options: &GroupOptions) -> Result<Self, RuleError> {
-        let GroupOptions { rules, max, linger } = options;
-        Ok(Self {
-            rules: rules.iter().map(Rule::new).collect::<Result<_, _>>()?,
-            max: *max,
-            linger: *linger,
+        let mut groups = Self {
+            rules: Vec::new(),
+            max: 0,
+            linger: Duration::ZERO,
             groups: BTreeMap::new(),
             members: HashMap::default(),
             overflowed: 0,
             in_window: BTreeMap::new(),
             is_first: true,
-        })
+        };
+        groups.set_rules(options)?;
+        Ok(groups)
     }
 
     /// Replaces the rules; processes that are in a group already stay there.
     pub fn set_rules(&mut self, options: &GroupOptions) -> Result<(), RuleError> {
         self.rules = options.rules.iter().map(Rule::new).collect::<Result<_, _>>()?;
         (self.max, self.linger) = (options.max, options.linger);
+        for name in self.rules.iter().filter_map(Rule::fixed_name) {
+            self.groups.entry(name.to_owned()).or_default();
+        }
         Ok(())
     }
 
@@ -232,8 +296,8 @@ impl Groups {
         })
     }
 
-    /// What each group did in the last window: time on the CPU, waiting for one, and waiting for something else.
-    pub fn in_window(&self) -> &BTreeMap<String, (u64, u64, u64)> {
+    /// What each group did in the last window.
+    pub fn in_window(&self) -> &BTreeMap<String, GroupWindow> {
         &self.in_window
     }
 
@@ -254,6 +318,9 @@ impl Groups {
         for (&pid, process) in &processes.by_pid {
             self.meet(pid, process);
             self.account(pid, process);
+        }
+        for group in self.groups.values_mut() {
+            group.sums.system_ns += group.unsplit.settle();
         }
         let profile = &window.profile;
         let labels = profile.processes().iter().map(|process| {
@@ -305,6 +372,7 @@ impl Groups {
                 start_ticks,
                 labels,
                 seen,
+                met_ticks: [seen.user_ticks, seen.system_ticks],
                 on_cpu_ns: 0,
                 system_ns: 0,
                 is_alive: stat.is_some(),
@@ -328,18 +396,18 @@ impl Groups {
         let Some(member) = self.members.get_mut(&pid) else { return };
         let group = self.groups.get_mut(&member.labels.group).expect("a member's group stays");
         let sums = &mut group.sums;
-        member.on_cpu_ns += process.on_cpu_ns;
-        // The kernel's split of the whole time; what was added so far is not taken back.
-        let Seen { user_ticks, system_ticks, .. } = member.seen;
-        let (part, whole) = match user_ticks + system_ticks {
-            0 => (process.samples_kernel, process.samples()),
-            ticks => (system_ticks, ticks),
-        };
-        let share = if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
-        let system_ns = (member.on_cpu_ns as f64 * share) as u64;
-        let more = system_ns.saturating_sub(member.system_ns).min(process.on_cpu_ns);
-        member.system_ns += more;
-        sums.system_ns += more;
+        // The kernel's split of the time since the process was met; what was added so far is not taken back.
+        let [user_ticks, system_ticks] = member.ticks();
+        match user_ticks + system_ticks {
+            0 => group.unsplit.add(process),
+            ticks => {
+                member.on_cpu_ns += process.on_cpu_ns;
+                let system_ns = part(member.on_cpu_ns, system_ticks, ticks);
+                let more = system_ns.saturating_sub(member.system_ns).min(process.on_cpu_ns);
+                member.system_ns += more;
+                sums.system_ns += more;
+            }
+        }
         let InWindow {
             name: _,
             on_cpu_ns,
@@ -353,10 +421,11 @@ impl Groups {
             samples_kernel,
             has_ended: _,
         } = process;
-        let (on_cpu, run_queue, off_cpu) = self.in_window.entry(member.labels.group.clone()).or_default();
-        *on_cpu += on_cpu_ns;
-        *run_queue += run_queue_ns;
-        *off_cpu += off_cpu_ns.iter().sum::<u64>();
+        let in_window = self.in_window.entry(member.labels.group.clone()).or_default();
+        in_window.on_cpu_ns += on_cpu_ns;
+        in_window.run_queue_ns += run_queue_ns;
+        add(&mut in_window.run_queue_waits, run_queue_waits);
+        in_window.off_cpu_ns += off_cpu_ns.iter().sum::<u64>();
         member.last = Last { on_cpu_ns: *on_cpu_ns, run_queue_ns: *run_queue_ns, off_cpu_ns: *off_cpu_ns };
         sums.on_cpu_ns += on_cpu_ns;
         sums.run_queue_ns += run_queue_ns;
@@ -384,8 +453,11 @@ impl Groups {
             }
             is_there
         });
-        let linger = self.linger;
-        groups.retain(|_, group| group.empty_since.is_none_or(|since| since.elapsed() < linger));
+        let (linger, rules) = (self.linger, &self.rules);
+        groups.retain(|name, group| {
+            group.empty_since.is_none_or(|since| since.elapsed() < linger)
+                || rules.iter().any(|rule| rule.fixed_name() == Some(name))
+        });
     }
 
     fn count_the_living(&mut self) {
@@ -430,7 +502,7 @@ impl Groups {
     }
 
     fn group(&mut self, name: &str) -> &mut Group {
-        self.groups.entry(name.to_owned()).or_insert_with(|| Group { sums: GroupSums::default(), empty_since: None })
+        self.groups.entry(name.to_owned()).or_default()
     }
 }
 
@@ -506,5 +578,96 @@ fn process_of(profile: &Profile, thread: crate::model::ThreadId) -> ProcessId {
 fn add<const N: usize>(sums: &mut [u64; N], more: &[u64; N]) {
     for (sum, more) in sums.iter_mut().zip(more) {
         *sum += more;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test")]
+
+    use super::*;
+    use crate::import;
+    use crate::model::{ElfAddr, Mapping, Source, ThreadTime, Unit};
+
+    /// More than the kernel gives out: such a process has always ended.
+    const NO_PID: u32 = 4_200_000;
+
+    fn options(rules: &[&str], max: usize, linger: Duration) -> GroupOptions {
+        let rules = rules.iter().map(|rule| toml::from_str(rule).unwrap()).collect();
+        GroupOptions { rules, max, linger }
+    }
+
+    /// A window of processes that have ended: name, seconds on the CPU, samples in user code and in the kernel.
+    fn window(processes: &[(&str, u64, u64, u64)]) -> Recording {
+        let mut profile = Profile::new();
+        let name = profile.string("on-cpu");
+        let source = profile.source(Source { name, unit: Unit::Nanoseconds, period: 1 });
+        let stacks = [MappingKind::File, MappingKind::Kernel].map(|kind| {
+            let path = profile.string("x");
+            let mapping = profile.mapping(Mapping { kind, path, build_id: None });
+            let location = profile.location(mapping, ElfAddr(1));
+            profile.stack(None, location)
+        });
+        let mut threads = Vec::new();
+        for (pid, &(name, seconds, user, kernel)) in (NO_PID..).zip(processes) {
+            let process = profile.process(pid, name);
+            let thread = profile.thread(process, pid, name);
+            for (stack, count) in stacks.into_iter().zip([user, kernel]) {
+                profile.add((thread, source, Some(stack)), count, count, None);
+            }
+            let on_cpu_ns = seconds * 1_000_000_000;
+            let time =
+                ThreadTime { pid, tid: pid, name: name.to_owned(), on_cpu_ns, ended: true, ..ThreadTime::default() };
+            threads.push(time);
+        }
+        Recording { profile, threads, ..import::read(b"a 1", 9).unwrap() }
+    }
+
+    /// Group, processes, seconds on the CPU and the part of them in the kernel, exits.
+    fn shown(groups: &Groups) -> Vec<(&str, u64, u64, u64, u64)> {
+        let seconds = |ns: u64| ns / 1_000_000_000;
+        let rows = groups
+            .all()
+            .map(|(name, sums)| (name, sums.processes, seconds(sums.on_cpu_ns), seconds(sums.system_ns), sums.exits));
+        rows.collect()
+    }
+
+    /// What has ended stays in the sums, which never go back; groups without a process go, unless the rules name them.
+    #[test]
+    fn groups_come_and_go() {
+        let rules = ["name = 'web'\ncomm = ['nginx']", "name = '{{.Comm}}'"];
+        let mut groups = Groups::new(&options(&rules, 9, Duration::from_secs(60))).unwrap();
+        assert_eq!(shown(&groups), [("web", 0, 0, 0, 0)]);
+        groups.add(&window(&[("nginx", 3, 0, 0), ("a", 5, 0, 0), ("a", 1, 0, 0)]));
+        assert_eq!(shown(&groups), [("a", 0, 6, 0, 2), ("web", 0, 3, 0, 1)]);
+        groups.add(&window(&[("a", 2, 0, 0)]));
+        assert_eq!(shown(&groups), [("a", 0, 8, 0, 3), ("web", 0, 3, 0, 1)]);
+        groups.set_rules(&options(&rules, 9, Duration::ZERO)).unwrap();
+        groups.add(&window(&[]));
+        assert_eq!(shown(&groups), [("web", 0, 3, 0, 1)]);
+    }
+
+    /// Over the limit is another group's; those that are there go on.
+    #[test]
+    fn too_many_groups_are_one() {
+        let mut groups = Groups::new(&options(&["name = '{{.Comm}}'"], 2, Duration::from_secs(60))).unwrap();
+        for _ in 0..2 {
+            groups.add(&window(&[("a", 1, 0, 0), ("b", 1, 0, 0), ("c", 1, 0, 0), ("d", 1, 0, 0)]));
+        }
+        assert_eq!(shown(&groups), [("a", 0, 2, 0, 2), ("b", 0, 2, 0, 2), (OTHER, 0, 4, 0, 4)]);
+        assert_eq!(groups.overflowed(), 4);
+    }
+
+    /// Of processes that the kernel gives no split of, each with hardly a sample, all samples of the group say what it is; it
+    /// never goes back.
+    #[test]
+    fn short_lives_are_split_by_samples() {
+        let mut groups = Groups::new(&options(&["name = '{{.Comm}}'"], 9, Duration::from_secs(60))).unwrap();
+        groups.add(&window(&[("a", 10, 0, 0), ("a", 10, 3, 0), ("a", 10, 0, 1)]));
+        assert_eq!(shown(&groups), [("a", 0, 30, 7, 3)]);
+        groups.add(&window(&[("a", 10, 4, 0)]));
+        assert_eq!(shown(&groups), [("a", 0, 40, 7, 4)]);
+        groups.add(&window(&[("a", 40, 0, 4)]));
+        assert_eq!(shown(&groups), [("a", 0, 80, 33, 5)]);
     }
 }

@@ -100,6 +100,14 @@ impl Rule {
         Ok(Self { parts, comm: comm.clone(), exe: exe.clone(), cmdline, user: user.clone(), cgroup })
     }
 
+    /// The group's name, if it is the same for all processes.
+    pub fn fixed_name(&self) -> Option<&str> {
+        match &self.parts[..] {
+            [Part::Text(name)] => Some(name),
+            _ => None,
+        }
+    }
+
     /// The name of the group that the process is in by this rule, if it fits.
     pub fn apply(&self, facts: &Facts) -> Option<String> {
         let Self { parts, comm, exe, cmdline, user, cgroup } = self;

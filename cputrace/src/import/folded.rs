@@ -1,10 +1,7 @@
-//! Folded stacks, and the output of `perf script`, which inferno folds.
+//! Folded stacks: `process;outer;inner 12`.
 
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
-
-use inferno::collapse::Collapse;
-use inferno::collapse::perf;
 
 use super::{ImportError, recording};
 use crate::model::{ElfAddr, Function, Line, Mapping, MappingKind, Profile, Recording, Source, ThreadId, Unit};
@@ -14,22 +11,8 @@ pub(super) fn read(text: &str) -> Result<Recording, ImportError> {
         line.rsplit_once(' ').is_some_and(|(stack, count)| !stack.is_empty() && count.parse::<u64>().is_ok())
     };
     let mut lines = text.lines().filter(|line| !line.trim().is_empty());
-    // Of perf script, a line in two is a frame, and begins with a tab.
-    if text.lines().any(|line| line.starts_with(['\t', ' '])) {
-        let mut options = perf::Options::default();
-        options.include_pid = false;
-        let mut folded = Vec::new();
-        perf::Folder::from(options)
-            .collapse(text.as_bytes(), &mut folded)
-            .map_err(|error| ImportError::Text(error.to_string()))?;
-        let folded = String::from_utf8_lossy(&folded).into_owned();
-        if folded.is_empty() {
-            return Err(ImportError::Text("no stack was found in it".to_owned()));
-        }
-        return Ok(of_lines(&folded, "the output of perf script"));
-    }
     match lines.find(|line| !is_line(line)) {
-        None if !text.trim().is_empty() => Ok(of_lines(text, "folded stacks")),
+        None if !text.trim().is_empty() => Ok(of_lines(text)),
         None => Err(ImportError::Text("it is empty".to_owned())),
         Some(line) => {
             let line: String = line.chars().take(60).collect();
@@ -38,7 +21,7 @@ pub(super) fn read(text: &str) -> Result<Recording, ImportError> {
     }
 }
 
-fn of_lines(text: &str, from: &str) -> Recording {
+fn of_lines(text: &str) -> Recording {
     let mut profile = Profile::new();
     let (name, path, file) = (profile.string("on-cpu"), profile.string("[imported]"), profile.string(""));
     let source = profile.source(Source { name, unit: Unit::Count, period: 1 });
@@ -68,5 +51,5 @@ fn of_lines(text: &str, from: &str) -> Recording {
         }
         profile.add((thread, source, node), count, count, None);
     }
-    recording(profile, SystemTime::now(), Duration::ZERO, from)
+    recording(profile, SystemTime::now(), Duration::ZERO, "folded stacks")
 }

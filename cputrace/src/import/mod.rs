@@ -4,6 +4,7 @@
 //! [`crate::export::trace_json`].
 
 mod folded;
+mod perf_script;
 mod pprof;
 
 use std::io::{self, Read};
@@ -48,7 +49,11 @@ pub fn read(bytes: &[u8], max: u64) -> Result<Recording, ImportError> {
     }
     match std::str::from_utf8(bytes) {
         // A pprof message of tiny numbers and names can be valid UTF-8, but not without control characters.
-        Ok(text) if !text.chars().any(|char| char.is_control() && !"\n\r\t".contains(char)) => folded::read(text),
+        Ok(text) if !text.chars().any(|char| char.is_control() && !"\n\r\t".contains(char)) => {
+            // Of perf script, a line in two is a frame, and begins with a blank.
+            let is_script = text.lines().any(|line| line.starts_with(['\t', ' ']));
+            if is_script { perf_script::read(text) } else { folded::read(text) }
+        }
         _ => pprof::read(bytes),
     }
 }
@@ -85,6 +90,7 @@ fn recording(profile: Profile, start: SystemTime, duration: Duration, from: &str
         pmu: None,
         event: None,
         stack_counters: None,
+        spikes: Vec::new(),
         notes: vec![format!("imported from {from}: what that does not tell is missing")],
     }
 }

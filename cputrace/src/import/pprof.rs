@@ -8,8 +8,8 @@ use prost::Message;
 use super::{ImportError, recording};
 use crate::export::pprof::proto;
 use crate::model::{
-    BuildId, ElfAddr, Function, FunctionId, Line, LocationId, Mapping, MappingId, MappingKind, Profile, Recording,
-    Source, SourceId, StackId, Unit, UnknownReason,
+    BuildId, ElfAddr, Function, FunctionId, Line, LocationId, Mapping, MappingId, MappingKind, ProcessId, Profile,
+    Recording, Source, SourceId, StackId, Unit, UnknownReason,
 };
 
 pub(super) fn read(bytes: &[u8]) -> Result<Recording, ImportError> {
@@ -67,6 +67,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Recording, ImportError> {
     }
     let process_name = message.mapping.first().map_or(Ok(""), |row| text(row.filename))?;
     let process_name = process_name.rsplit('/').next().unwrap_or_default().to_owned();
+    let mut without_id: HashMap<String, ProcessId> = HashMap::new();
     for sample in &message.sample {
         let label = |wanted: &[&str]| {
             let found = sample.label.iter().find(|label| text(label.key).is_ok_and(|key| wanted.contains(&key)));
@@ -77,7 +78,11 @@ pub(super) fn read(bytes: &[u8]) -> Result<Recording, ImportError> {
         let tid = number(label(&["tid", "thread_id"]));
         let process = label(&["process", "process_name"]).map_or_else(|| process_name.clone(), |(_, name)| name);
         let thread = label(&["thread", "thread_name"]).map_or_else(|| process.clone(), |(_, name)| name);
-        let process = profile.process(pid, &process);
+        let process = match pid {
+            // Several without an id are told apart by their names.
+            0 => *without_id.entry(process).or_insert_with_key(|name| profile.new_process(0, name)),
+            _ => profile.process(pid, &process),
+        };
         let thread = profile.thread(process, tid, &thread);
         let mut node: Option<StackId> = None;
         for id in sample.location_id.iter().rev() {

@@ -123,7 +123,6 @@ pub fn own(families: &mut Families, own: &OwnSums) {
     families.by_label(&SCHED_LOST, counts(&own.scheduler_lost));
     families.by_label(&SCHED_LIMITED, counts(&own.scheduler_limited));
     families.number(&WINDOWS, own.windows as f64);
-    families.number(&FREQUENCY, own.frequency_hz);
     families.number(&SAMPLES_EXPECTED, own.samples_expected as f64);
     families.number(&SAMPLES, own.samples_kept as f64);
     families.by_label(&SAMPLES_LOST, own.samples_lost.iter().map(|(reason, count)| (reason.name(), *count as f64)));

@@ -72,8 +72,8 @@ metrics! {
     GROUP_FAULTS: Counter "cputrace_group_page_faults_total" ["groupname", "severity"] "Page faults; of processes that ended within a window only up to its start";
     GROUP_RESIDENT: Gauge "cputrace_group_resident_memory_bytes" ["groupname"] "Resident memory of its processes, shared memory counted for each";
     GROUP_VIRTUAL: Gauge "cputrace_group_virtual_memory_bytes" ["groupname"] "Virtual memory of its processes";
-    GROUP_STARTS: Counter "cputrace_group_starts_total" ["groupname"] "Processes that came into the group: started, or became one of its programs";
-    GROUP_EXITS: Counter "cputrace_group_exits_total" ["groupname"] "Processes of the group that ended";
+    GROUP_STARTS: Counter "cputrace_group_starts_total" ["groupname"] "Processes that came into the group: started, or became one of its programs; one that a window's end falls into may count twice";
+    GROUP_EXITS: Counter "cputrace_group_exits_total" ["groupname"] "Processes of the group that ended; one that a window's end falls into may count twice";
     GROUP_SAMPLES: Counter "cputrace_group_oncpu_samples_total" ["groupname", "space"] "Profiler samples taken on the CPU, in user or kernel code";
     GROUP_COUNTED: Counter "cputrace_group_counted_total" ["groupname", "event"] "Events counted (--pmu-stacks) in the stretches of threads' time on the CPU that ended with a sample: for ratios, such as instructions per cycle";
     PMU_METRIC: Gauge "cputrace_pmu_metric" ["metric", "unit"] "What the host's counters came to in the last window (--pmu; `cputrace pmu explain` says what each means)";
@@ -91,8 +91,8 @@ metrics! {
     STACKS: Counter "cputrace_stacks_total" ["end"] "How the samples' user stacks ended";
     STACKS_GUESSED: Counter "cputrace_stacks_guessed_total" [] "Samples with a frame that was found where nothing says how";
     WAIT_STACKS: Counter "cputrace_wait_stacks_total" ["end"] "How the user stacks of waits ended";
-    OVERHEAD: Counter "cputrace_overhead_cpu_seconds_total" ["component"] "CPU time that cputrace took: its own process, its eBPF programs, and the samples' interrupts (estimated)";
-    OVERHEAD_RATIO: Gauge "cputrace_overhead_ratio" [] "The same as a part of the host's CPU time, over the governor's last look";
+    OVERHEAD: Counter "cputrace_overhead_cpu_seconds_total" ["component"] "CPU time that cputrace took: its own process (userspace), its eBPF programs by the kernel's statistics (bpf), and the samples' interrupts, estimated at 3 microseconds each";
+    OVERHEAD_RATIO: Gauge "cputrace_overhead_ratio" [] "The same as a part of the CPU time of all of the host's CPUs, in the last second";
     OVERHEAD_LIMIT: Gauge "cputrace_overhead_limit_ratio" [] "The part of the host's CPU time above which the governor lowers the sampling frequency";
     GOVERNOR_STEPS: Counter "cputrace_governor_steps_total" ["direction"] "Changes of the sampling frequency by the governor";
     BPF_RUN: Counter "cputrace_bpf_program_run_seconds_total" ["program"] "Time in each eBPF program, by the kernel's own statistics";
@@ -117,6 +117,7 @@ metrics! {
     PUSH_QUEUE: Gauge "cputrace_push_queued_windows" ["to"] "Windows that wait to be handed on";
     ANOMALY_SCORE: Gauge "cputrace_anomaly_score" ["groupname", "signal"] "How far the group's signal is from what is usual, in robust deviations";
     ANOMALIES: Counter "cputrace_anomalies_total" ["groupname", "signal"] "Anomalies that were reported";
+    WEBHOOKS: Counter "cputrace_webhook_messages_total" ["result"] "Messages about anomalies to --webhook: sent, failed after several tries, or dropped because too many waited";
     HTTP_REQUESTS: Counter "cputrace_http_requests_total" ["handler", "code"] "Answered HTTP requests, by path and status code";
     CONFIG_LAST_SUCCESSFUL: Gauge "cputrace_config_last_reload_successful" [] "Whether the configuration could be read when it was to be last";
     CONFIG_LAST_SUCCESS: Gauge "cputrace_config_last_reload_success_timestamp_seconds" [] "When it could be last";

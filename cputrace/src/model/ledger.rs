@@ -104,16 +104,18 @@ impl Ledger {
     /// missed while they ran.
     pub fn samples_expected(&self) -> u64 {
         let missed = self.samples_lost.get(&LossReason::ClockMissed).copied().unwrap_or(0);
-        self.ticks.saturating_sub(self.ticks_idle + self.ticks_filtered) + missed
+        // Saturating: a file may say anything.
+        self.ticks.saturating_sub(self.ticks_idle).saturating_sub(self.ticks_filtered).saturating_add(missed)
     }
 
     /// All losses together.
     pub fn lost(&self) -> u64 {
-        self.samples_lost.values().sum()
+        self.samples_lost.values().fold(0, |sum, lost| sum.saturating_add(*lost))
     }
 
     /// Expected minus kept minus lost: 0 unless something went missing without a counter.
     pub fn unaccounted(&self) -> i64 {
-        self.samples_expected().cast_signed() - (self.samples_kept + self.lost()).cast_signed()
+        let found = self.samples_kept.saturating_add(self.lost());
+        self.samples_expected().cast_signed().saturating_sub(found.cast_signed())
     }
 }

@@ -10,6 +10,7 @@
 //! - [`event_sampling`]: samples by an event beside the clock.
 //! - [`ops`]: what the CPU notes of ops that it tags.
 //! - [`stack_counters`]: counters read at samples, by stack.
+//! - [`spike`]: where a process took far more of the CPU than before.
 //! - [`ledger`]: what was expected, kept and lost.
 //! - [`recording`]: all of it, with the facts about host, targets and sampling.
 
@@ -19,6 +20,7 @@ pub mod ledger;
 pub mod ops;
 pub mod profile;
 pub mod recording;
+pub mod spike;
 pub mod stack_counters;
 pub mod thread_time;
 pub mod timeline;
@@ -34,6 +36,7 @@ pub use profile::{
     Process, ProcessId, Profile, Sample, Source, SourceId, StackId, StringId, Thread, ThreadId, Unit, UnknownReason,
 };
 pub use recording::{Clock, Host, Overhead, ProgramCost, Recording, Sampling, Target, Tier, Unwinding};
+pub use spike::{Spike, SpikeFunction};
 pub use stack_counters::{StackCounter, StackCounters};
 pub use thread_time::{OffCpuState, SchedulerLedger, ThreadTime, WaitHistogram};
 pub use timeline::{Point, Timeline};

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::{Counters, EventSampling, Ledger, Profile, SchedulerLedger, StackCounters, ThreadTime, Timeline};
+use super::{Counters, EventSampling, Ledger, Profile, SchedulerLedger, Spike, StackCounters, ThreadTime, Timeline};
 
 /// The machine.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -178,6 +178,8 @@ pub struct Recording {
     pub event: Option<EventSampling>,
     /// The counters that were read at each sample; `None` where none was asked for.
     pub stack_counters: Option<StackCounters>,
+    /// Where processes took far more of the CPU than before, in order of time.
+    pub spikes: Vec<Spike>,
     /// Each feature that was off, in one sentence with the fact and the fix.
     pub notes: Vec<String>,
 }

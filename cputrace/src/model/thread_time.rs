@@ -73,12 +73,14 @@ pub struct ThreadTime {
 impl ThreadTime {
     /// Off the CPU, in all.
     pub fn off_cpu_total_ns(&self) -> u64 {
-        self.off_cpu_ns.iter().sum()
+        // Saturating, as below: a file may say anything.
+        self.off_cpu_ns.iter().fold(0, |sum, ns| sum.saturating_add(*ns))
     }
 
     /// What is in no part: elapsed minus all of them.
     pub fn residual_ns(&self) -> i64 {
-        self.elapsed_ns.cast_signed() - (self.on_cpu_ns + self.run_queue_ns + self.off_cpu_total_ns()).cast_signed()
+        let parts = self.on_cpu_ns.saturating_add(self.run_queue_ns).saturating_add(self.off_cpu_total_ns());
+        self.elapsed_ns.cast_signed().saturating_sub(parts.cast_signed())
     }
 }
 

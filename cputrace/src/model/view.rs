@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use super::{Profile, Recording, SourceId, StackId, ThreadId, Unit};
+use super::{Profile, Recording, Sample, Source, SourceId, StackId, ThreadId, Unit};
 
 /// Labels of waits in which a thread has nothing to do start so.
 pub const IDLE: &str = "[idle";
@@ -107,7 +107,7 @@ impl View {
         });
         let weights = shown.map(|sample| {
             let weight = match self.aspect {
-                Aspect::OnCpu => sample.count,
+                Aspect::OnCpu => in_periods(sample, &profile.sources()[sample.source.index()]),
                 Aspect::Event => sample.value,
                 _ => sample.value / 1000,
             };
@@ -115,6 +115,14 @@ impl View {
         });
         let weights = weights.filter(|weight| weight.weight > 0).collect();
         (profile, weights)
+    }
+}
+
+/// Samples on the CPU, by what they stand for: where the frequency was lowered, each is worth several of the source's.
+fn in_periods(sample: &Sample, source: &Source) -> u64 {
+    match source.period {
+        0 => sample.count,
+        period => (sample.value.saturating_add(period / 2) / period).max(sample.count),
     }
 }
 

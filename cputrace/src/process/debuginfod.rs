@@ -14,10 +14,10 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, SystemTime};
 
 use ureq::Agent;
-use ureq::tls::{RootCerts, TlsConfig};
 
 use super::debug_file::has_build_id;
 use super::file::open_regular;
+use crate::client;
 use crate::model::BuildId;
 
 /// A server that does not answer a connection for so long is not there.
@@ -135,15 +135,7 @@ impl From<ureq::Error> for FetchError {
 impl Debuginfod {
     /// A client; it asks nothing yet.
     pub fn new(settings: Settings) -> Self {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let tls = TlsConfig::builder()
-            .root_certs(RootCerts::PlatformVerifier)
-            .unversioned_rustls_crypto_provider(provider)
-            .build();
-        let agent = Agent::config_builder()
-            .tls_config(tls)
-            .user_agent(concat!("cputrace/", env!("CARGO_PKG_VERSION")))
-            .http_status_as_error(false)
+        let agent = client::agent()
             .timeout_resolve(Some(CONNECT_TIMEOUT))
             .timeout_connect(Some(CONNECT_TIMEOUT))
             .timeout_per_read(Some(settings.timeout))

@@ -6,6 +6,13 @@ use procfs::Current;
 
 use crate::model::Host;
 
+/// CPUs that are online, whichever of them this process may use.
+pub fn online_cpus() -> u32 {
+    // SAFETY: asks for a number.
+    let cpus = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
+    u32::try_from(cpus).unwrap_or(1).max(1)
+}
+
 /// The machine that this runs on; what cannot be read stays empty.
 pub fn host() -> Host {
     let sysctl = |name: &str| {

@@ -93,6 +93,15 @@ pub fn keep_memory_low() {
     }
 }
 
+/// Gives free memory back to the system: after a window, whose peak is over.
+pub fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: the allocator's own, at any time, from any thread.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 fn usage() -> libc::rusage {
     // SAFETY: all zeros is a valid rusage.
     let mut usage = unsafe { std::mem::zeroed::<libc::rusage>() };

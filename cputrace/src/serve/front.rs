@@ -22,9 +22,9 @@ use tokio_stream::{Stream, StreamExt};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 
-use super::State;
 use super::api::Problem;
 use super::web_config::{Web, WebConfig};
+use super::{State, origin};
 
 /// How long the rest of a body is read, to nowhere, that nobody wants: a client reads the answer only then.
 const REST_TIME: Duration = Duration::from_secs(10);
@@ -56,6 +56,7 @@ pub(super) fn guard(router: Router, state: Arc<State>, web: Arc<WebConfig>, body
     router
         .layer(CatchPanicLayer::custom(fault))
         .layer(CompressionLayer::new())
+        .layer(from_fn_with_state(state.clone(), origin::check))
         .layer(from_fn_with_state(Arc::new(Guard::new(web)), let_in))
         .layer(from_fn_with_state(body_pause, body_in_time))
         .layer(from_fn_with_state(state, count))

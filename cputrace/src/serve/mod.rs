@@ -2,21 +2,28 @@
 //!
 //! The session runs in the caller's thread, windows are completed in another one (`session`), and HTTP has its own: no
 //! request can hold up the collection.
-//! - [`http`]: the listener; [`front`]: what each request goes through; [`web_config`]: TLS, users and headers.
+//! - [`http`]: the listener; [`front`]: what each request goes through; [`web_config`]: TLS, users and headers; [`origin`]:
+//!   what web pages from elsewhere must not get at.
 //! - [`routes`]: what is answered at which path; [`api`] all below `/api`, [`pyroscope`] what Grafana asks a Pyroscope for.
 //! - [`lifecycle`]: the configuration, read again.
+//! - [`overhead`]: what it costs.
+//! - [`anomalies`]: what is not as usual, and [`webhook`]: who is told.
 //! - [`push`]: hands windows on to other servers.
 //! - [`state`]: what the others share.
 
+mod anomalies;
 pub mod api;
 mod front;
 pub mod http;
 mod lifecycle;
+mod origin;
+mod overhead;
 mod push;
 mod pyroscope;
 mod routes;
 mod state;
 pub mod web_config;
+mod webhook;
 
 use std::io;
 use std::net::SocketAddr;
@@ -26,9 +33,12 @@ use std::sync::mpsc::Receiver;
 use std::thread;
 use std::time::Duration;
 
+use crate::config::Config;
 use crate::config::source::{ConfigError, Source};
 use crate::group::rule::RuleError;
 use crate::group::{GroupOptions, Groups};
+use crate::model::Recording;
+use crate::process::own;
 use crate::session::{EndReason, Options, SessionError, Stop, Watch};
 use crate::store::{Retention, Store, StoreError};
 use http::{Limits, Listen, Server};
@@ -37,6 +47,7 @@ pub use push::PushOptions;
 pub use routes::router;
 pub use state::State;
 use web_config::{WebConfig, WebConfigError};
+use webhook::Webhook;
 
 /// What to serve, decided by the caller.
 #[derive(Clone, Debug)]
@@ -55,6 +66,8 @@ pub struct Settings {
     pub push: PushOptions,
     /// What to watch, and how.
     pub session: Options,
+    /// Where alarms are told to.
+    pub webhook: Option<String>,
     /// How a process is recorded on demand; target, frequency and duration are the request's.
     pub on_demand: Options,
 }
@@ -114,6 +127,9 @@ pub enum ServeError {
     /// The HTTP thread cannot be started.
     #[error("the HTTP server cannot be started: {0}")]
     Http(io::Error),
+    /// The thread that tells of alarms cannot be started.
+    #[error("the webhook's thread cannot be started: {0}")]
+    Webhook(io::Error),
     /// The threads that hand windows on cannot be started.
     #[error("windows cannot be handed on: {0}")]
     Push(io::Error),
@@ -128,30 +144,46 @@ pub enum ServeError {
     Session(#[from] SessionError),
 }
 
-/// Watches and serves until the caller sends [`Stop`].
+/// Watches and serves until the caller sends [`Stop`], as a configuration says that can be read again.
 pub fn serve(source: Source, caller: Caller<'_>) -> Result<EndReason, ServeError> {
-    let Caller { on_start, say, stop, reload } = caller;
-    // First what costs nothing if it fails.
     let config = source.load()?;
     let settings = config.settings()?;
+    run(&settings, Some((source, config)), caller)
+}
+
+/// The same by settings, and where they come from.
+pub fn run(
+    settings: &Settings,
+    configuration: Option<(Source, Config)>,
+    caller: Caller<'_>,
+) -> Result<EndReason, ServeError> {
+    let Caller { on_start, say, stop, reload } = caller;
+    // First what costs nothing if it fails.
     let groups = Groups::new(&settings.groups)?;
     let web = Arc::new(web(&settings.web, say.clone())?);
     let scheme = if web.has_tls() { "https" } else { "http" };
     let store = Store::open(&settings.data_dir)?;
-    let state = Arc::new(State::new(&settings, store, groups, Box::new(move |line: &str| say(line))));
+    let mut state = State::new(settings, store, groups, Box::new(move |line: &str| say(line)));
+    if let Some(url) = &settings.webhook {
+        state.tell_to(Webhook::start(url).map_err(ServeError::Webhook)?);
+    }
+    let state = Arc::new(state);
     state.push(&settings.push).map_err(ServeError::Push)?;
-    let lifecycle = Arc::new(Lifecycle::new(source, config, state.clone()));
-    let router = routes::router(state.clone()).merge(lifecycle::router(lifecycle.clone()));
+    let router = routes::router(state.clone());
+    let lifecycle = configuration.map(|(source, config)| Arc::new(Lifecycle::new(source, config, state.clone())));
+    let router = lifecycle.iter().fold(router, |router, lifecycle| router.merge(lifecycle::router(lifecycle.clone())));
     let WebSettings { listen, connections, .. } = settings.web;
     let listen = Listen { address: listen, limits: Limits { connections, ..Limits::default() }, web };
     let server = Server::start(listen, router, state.clone())?;
     let watch = Watch::start(&settings.session)?;
     state.set_ready();
     on_start(&format!("{scheme}://{}", server.address()));
-    // It ends with the program: the other end stays open until then.
-    let reloads = move || reload.iter().for_each(|Reload| drop(lifecycle.reload()));
-    thread::Builder::new().name("reload".to_owned()).spawn(reloads).map_err(ServeError::Http)?;
-    let end = watch.run(settings.window, &mut |window| state.add(&window), &stop);
+    if let Some(lifecycle) = lifecycle {
+        // It ends with the program: the other end stays open until then.
+        let reloads = move || reload.iter().for_each(|Reload| drop(lifecycle.reload()));
+        thread::Builder::new().name("reload".to_owned()).spawn(reloads).map_err(ServeError::Http)?;
+    }
+    let end = watch.run(settings.window, &mut |window| add(&state, window), &|look| state.add_look(look), &stop);
     state.stop_recordings();
     server.stop();
     state.stop();
@@ -165,4 +197,10 @@ fn web(settings: &WebSettings, say: Arc<dyn Fn(&str) + Send + Sync>) -> Result<W
         None if must_guard => Err(ServeError::Exposed(settings.listen)),
         path => Ok(WebConfig::open(path.as_deref(), must_guard, say)?),
     }
+}
+
+fn add(state: &State, window: Recording) {
+    state.add(&window);
+    drop(window);
+    own::give_memory_back();
 }

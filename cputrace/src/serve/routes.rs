@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 
+use super::api::{Problem, blocking};
 use super::{State, api, pyroscope};
 use crate::metrics::encode::{Exposition, encode};
 
@@ -35,7 +36,7 @@ async fn landing() -> Html<&'static str> {
         "<li><a href=\"/metrics\">Metrics</a> for Prometheus</li>\n",
         "<li><a href=\"/api/status\">Status</a>: what is watched, and what is off</li>\n",
         "<li><a href=\"/api/groups\">Groups</a> and <a href=\"/api/processes\">processes</a></li>\n",
-        "<li><a href=\"/api/profile?format=svg\">Flame graph</a> of the last 15 minutes</li>\n",
+        "<li><a href=\"/api/profile?format=flamegraph\">Flame graph</a> of the last 15 minutes</li>\n",
         "<li><a href=\"/api/traces\">Recordings</a> that are kept here</li>\n",
         "<li><a href=\"/api/openapi.json\">The API's description</a> (OpenAPI)</li>\n",
         "<li><a href=\"/-/healthy\">Healthy?</a> <a href=\"/-/ready\">Ready?</a></li>\n</ul>\n",
@@ -49,13 +50,11 @@ async fn ready(Shared(state): Shared<Arc<State>>) -> (StatusCode, &'static str) 
     }
 }
 
-async fn metrics(Shared(state): Shared<Arc<State>>, headers: HeaderMap) -> Response {
+async fn metrics(Shared(state): Shared<Arc<State>>, headers: HeaderMap) -> Result<Response, Problem> {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let exposition = Exposition::negotiate(accept);
-    match encode(state.metrics(), exposition) {
-        Ok(body) => ([(header::CONTENT_TYPE, exposition.content_type())], body).into_response(),
-        Err(error) => {
-            (StatusCode::INTERNAL_SERVER_ERROR, format!("metrics cannot be written: {error}\n")).into_response()
-        }
-    }
+    let cannot_write =
+        |error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("metrics cannot be written: {error}"));
+    let body = blocking(move || encode(state.metrics(), exposition).map_err(cannot_write)).await?;
+    Ok(([(header::CONTENT_TYPE, exposition.content_type())], body).into_response())
 }

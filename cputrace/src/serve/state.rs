@@ -9,18 +9,25 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{Semaphore, broadcast};
 
 use super::Settings;
+use super::anomalies::{Anomalies, Told, Window};
 use super::front::Requests;
+use super::overhead::OverheadSums;
 use super::push::{Push, PushOptions};
+use super::webhook::{self, Webhook};
 
-use crate::group::Groups;
+use crate::analyze::anomaly::Change;
 use crate::group::rule::RuleError;
+use crate::group::{GroupWindow, Groups};
 use crate::metrics::collect::{self, Families};
 use crate::metrics::counters::CounterSums;
 use crate::metrics::own::OwnSums;
 use crate::metrics::{self, Family, Value};
 use crate::model::Recording;
 use crate::process::host;
+use crate::session::cost::Look;
+use crate::session::governor::Decision;
 use crate::session::{Options, Stop};
+use crate::store::events::EventKind;
 use crate::store::windows::{Range, WindowFacts};
 use crate::store::{Digest, Retention, Store, StoreError};
 
@@ -36,7 +43,7 @@ const NEWS: usize = 16;
 /// What is told to those who follow what happens.
 #[derive(Clone, Debug)]
 pub struct News {
-    /// What happened: `window`.
+    /// What happened: `window`, `anomaly` (it begins), `anomaly-update`, `anomaly-end`.
     pub kind: &'static str,
     /// More about it, as JSON.
     pub data: Arc<str>,
@@ -50,7 +57,12 @@ pub struct State {
     retention: Mutex<Retention>,
     unwind_kb: u64,
     window: Duration,
+    /// This host's name, where only this host can ask.
+    local_name: Option<String>,
     sums: Mutex<Sums>,
+    overhead: Mutex<Overhead>,
+    anomalies: Mutex<Anomalies>,
+    webhook: Option<Webhook>,
     news: broadcast::Sender<News>,
     /// One permit an upload.
     pub uploads: Arc<Semaphore>,
@@ -85,24 +97,32 @@ struct Sums {
     notes: Vec<String>,
 }
 
+/// What cputrace costs. Apart from the sums, which are held for as long as a window takes: the collection waits for this.
+#[derive(Default)]
+struct Overhead {
+    sums: OverheadSums,
+    /// The governor's steps that are not stored yet.
+    steps: Vec<Look>,
+}
+
 impl State {
     /// Of a server that watches nothing yet. `say` shows a line to whoever runs it.
     pub fn new(settings: &Settings, store: Store, groups: Groups, say: Box<dyn Fn(&str) + Send + Sync>) -> Self {
-        store.notes().iter().for_each(|note| say(note));
-        let sums = Sums {
-            groups,
-            own: OwnSums::default(),
-            counters: CounterSums::default(),
-            retained: Instant::now(),
-            notes: store.notes().to_vec(),
-        };
+        let notes = store.notes();
+        notes.iter().for_each(|note| say(note));
+        let sums =
+            Sums { groups, own: OwnSums::default(), counters: CounterSums::default(), retained: Instant::now(), notes };
         Self {
             is_ready: AtomicBool::new(false),
             store,
             retention: Mutex::new(settings.retention),
             unwind_kb: settings.session.unwind_kb,
             window: settings.window,
+            local_name: settings.web.listen.ip().is_loopback().then(|| host::host().hostname),
             sums: Mutex::new(sums),
+            overhead: Mutex::default(),
+            anomalies: Mutex::default(),
+            webhook: None,
             news: broadcast::Sender::new(NEWS),
             uploads: Arc::new(Semaphore::new(UPLOADS)),
             recordings: Arc::new(Semaphore::new(1)),
@@ -117,6 +137,16 @@ impl State {
         }
     }
 
+    /// Alarms go there, too.
+    pub(super) fn tell_to(&mut self, webhook: Webhook) {
+        self.webhook = Some(webhook);
+    }
+
+    /// This host's name, where only this host can ask.
+    pub fn local_name(&self) -> Option<&str> {
+        self.local_name.as_deref()
+    }
+
     /// How long a window is.
     pub fn window(&self) -> Duration {
         self.window
@@ -127,29 +157,32 @@ impl State {
         self.sums().own.clone()
     }
 
+    /// What it costs.
+    pub fn overhead(&self) -> OverheadSums {
+        self.lock_overhead().sums.clone()
+    }
+
     /// What is off or went wrong: of the store, and of the last window.
     pub fn notes(&self) -> Vec<String> {
         let mut notes = self.sums().notes.clone();
-        notes.extend(self.lock_push().iter().flat_map(Push::failures));
+        let failure = self.webhook.as_ref().and_then(Webhook::last_failure);
+        notes.extend(failure.map(|failure| format!("the webhook does not take messages: {failure}")));
+        notes.extend(locked(&self.push).iter().flat_map(Push::failures));
         notes
     }
 
     /// Hands windows on from here on.
     pub fn push(&self, options: &PushOptions) -> io::Result<()> {
-        *self.lock_push() = Some(Push::start(options, &host::host().hostname)?);
+        *locked(&self.push) = Some(Push::start(options, &host::host().hostname)?);
         Ok(())
     }
 
     /// Hands on what still waits for it, and no more.
     pub fn stop(&self) {
-        let push = self.lock_push().take();
+        let push = locked(&self.push).take();
         if let Some(push) = push {
             push.stop();
         }
-    }
-
-    fn lock_push(&self) -> MutexGuard<'_, Option<Push>> {
-        self.push.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Looks at the groups; windows wait for it.
@@ -208,12 +241,64 @@ impl State {
         }
     }
 
+    /// Takes what the last second cost; steps of the governor are stored with the next window.
+    pub fn add_look(&self, look: &Look) {
+        let before = {
+            let overhead = &mut *self.lock_overhead();
+            let before = overhead.sums.last().map(|look| look.frequency_hz);
+            overhead.sums.add(look);
+            overhead.steps.extend(look.decision.map(|_| *look));
+            before
+        };
+        let (Some(decision), Some(limit)) = (look.decision, look.limit) else { return };
+        let (share, limit, hz) = (100.0 * look.share, 100.0 * limit, look.frequency_hz);
+        let before = before.unwrap_or(hz);
+        (self.say)(&match decision {
+            Decision::Lower => format!(
+                "the overhead is over its limit ({limit:.2} % of the host's CPU time; {share:.2} % in the last second): sampling at \
+                 {hz:.2} Hz instead of {before:.2} Hz, and half as many stacks of waits"
+            ),
+            Decision::Raise => {
+                format!("the overhead is below its limit ({share:.2} % of {limit:.2} %): sampling at {hz:.2} Hz again")
+            }
+            Decision::Exhausted => format!(
+                "the overhead stays over its limit ({share:.2} % of {limit:.2} %) at the lowest frequency, {hz:.2} Hz: what is left is \
+                 mostly the account of the threads' time at each switch; a higher --max-overhead allows for it"
+            ),
+        });
+    }
+
+    /// Stores the governor's steps.
+    fn keep_steps(&self) -> Result<(), StoreError> {
+        let steps = std::mem::take(&mut self.lock_overhead().steps);
+        for look in steps {
+            let Some(decision) = look.decision else { continue };
+            let event = serde_json::json!({
+                "decision": match decision {
+                    Decision::Lower => "down",
+                    Decision::Raise => "up",
+                    Decision::Exhausted => "at the lowest frequency",
+                },
+                "overhead_ratio": look.share,
+                "limit_ratio": look.limit,
+                "frequency": look.frequency_hz,
+            });
+            self.store.add_event(EventKind::Governor, look.at, &event)?;
+        }
+        Ok(())
+    }
+
+    fn lock_overhead(&self) -> MutexGuard<'_, Overhead> {
+        locked(&self.overhead)
+    }
+
     /// Takes what a window brought.
     pub fn add(&self, window: &Recording) {
-        let (labels, is_time_to_retain) = {
+        let (labels, in_window, is_time_to_retain) = {
             let sums = &mut *self.sums();
             sums.own.add(window);
-            sums.notes = self.store.notes().iter().chain(&window.notes).cloned().collect();
+            sums.notes = self.store.notes();
+            sums.notes.extend_from_slice(&window.notes);
             let labels = sums.groups.add(window);
             sums.counters.add(window, &labels);
             sums.counters.retain(&sums.groups);
@@ -221,21 +306,29 @@ impl State {
             if is_time {
                 sums.retained = Instant::now();
             }
-            (labels, is_time)
+            let groups = &sums.groups;
+            self.lock_anomalies().retain(&|name| groups.all().any(|(group, _)| group == name));
+            (labels, groups.in_window().clone(), is_time)
         };
         self.tell(window);
+        let noted = self.store.notes().len();
         let retention = *locked(&self.retention);
+        // Room is made on a full disk, too.
+        let retained = match is_time_to_retain {
+            true => self.store.retain(&retention, SystemTime::now()).map(drop),
+            false => Ok(()),
+        };
         let range = Range { from: window.start, to: window.start + window.duration };
         let mut digest = Digest::new();
         digest.add_profile(&window.profile, &labels);
-        let stored = self.keep(window, range, &digest);
-        if let Some(push) = &*self.lock_push() {
+        let stored = self.keep(window, range, &digest).and_then(|()| self.keep_steps()).and(retained);
+        let window = Window { recording: window, range, labels: &labels, digest: &digest, groups: &in_window };
+        let told = self.lock_anomalies().look(&window, &self.store);
+        told.iter().for_each(|told| self.tell_of(told));
+        if let Some(push) = &*locked(&self.push) {
             push.send(range, digest);
         }
-        let stored = stored.and_then(|()| match is_time_to_retain {
-            true => self.store.retain(&retention, SystemTime::now()).map(drop),
-            false => Ok(()),
-        });
+        self.store.notes().iter().skip(noted).for_each(|note| (self.say)(note));
         match stored {
             Ok(()) => {
                 if self.store_failed.swap(false, Ordering::Relaxed) {
@@ -260,7 +353,8 @@ impl State {
             return;
         }
         let groups: Vec<_> = self.with_groups(|groups| {
-            let groups = groups.in_window().iter().map(|(group, &(on_cpu_ns, run_queue_ns, off_cpu_ns))| {
+            let groups = groups.in_window().iter().map(|(group, window)| {
+                let GroupWindow { on_cpu_ns, run_queue_ns, run_queue_waits: _, off_cpu_ns } = *window;
                 serde_json::json!({
                     "group": group,
                     "cpu_seconds": collect::seconds(on_cpu_ns),
@@ -287,13 +381,39 @@ impl State {
         let facts = WindowFacts {
             windows: 1,
             covered_ms: millis(window.duration),
-            frequency_hz: window.sampling.asked_hz as u32,
+            frequency_hz: window.sampling.asked_hz,
             samples_expected: ledger.samples_expected(),
             samples_kept: ledger.samples_kept,
             bpf_ns: nanos(window.overhead.bpf_run_time.unwrap_or_default()),
             own_cpu_ns: nanos(window.overhead.own_cpu),
         };
         self.store.add_window(range, &facts, digest)
+    }
+
+    /// Tells everyone of an alarm.
+    fn tell_of(&self, told: &Told) {
+        let summary = told.summary();
+        let Told { change, id, event } = told;
+        let kind = match change {
+            Change::Started(_) => "anomaly",
+            Change::Updated(_) => "anomaly-update",
+            Change::Ended(_) => "anomaly-end",
+        };
+        let data = serde_json::json!({ "id": id, "summary": summary, "event": event });
+        // Fails where nobody listens.
+        let _ = self.news.send(News { kind, data: data.to_string().into() });
+        if matches!(change, Change::Updated(_)) {
+            return;
+        }
+        (self.say)(&summary);
+        if let Some(webhook) = &self.webhook {
+            let hostname = host::host().hostname;
+            webhook.send(webhook::message(told.alarm(), *id, &summary, event, &hostname));
+        }
+    }
+
+    fn lock_anomalies(&self) -> MutexGuard<'_, Anomalies> {
+        locked(&self.anomalies)
     }
 
     /// All metrics, as of now.
@@ -305,6 +425,11 @@ impl State {
             collect::own(&mut families, &sums.own);
             sums.counters.collect(&mut families);
         }
+        self.lock_overhead().sums.collect(&mut families);
+        self.lock_anomalies().collect(&mut families);
+        if let Some(webhook) = &self.webhook {
+            families.by_label(&metrics::WEBHOOKS, webhook.counts());
+        }
         families.number(&metrics::UNWIND_LIMIT, self.unwind_kb as f64 * 1024.0);
         families.number(&metrics::STORE_BYTES, self.store.bytes() as f64);
         families.number(&metrics::STORE_LIMIT, locked(&self.retention).bytes as f64);
@@ -312,7 +437,7 @@ impl State {
             families.number(&metrics::STORE_WINDOWS, windows as f64);
         }
         families.number(&metrics::STORE_FAILED, self.store.failed_writes() as f64);
-        if let Some(push) = &*self.lock_push() {
+        if let Some(push) = &*locked(&self.push) {
             push.collect(&mut families);
         }
         let requests = self.requests.all().into_iter();

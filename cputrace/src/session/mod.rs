@@ -3,8 +3,11 @@
 //! [`record`] reads as the table of contents; [`Watch`] is the same, with a recording of each window instead of one at the
 //! end.
 //! - [`run`]: what is attached, and the loop that takes what the kernel has.
+//! - [`cost`]: what that costs, and [`governor`]: how much is sampled so that it does not cost too much.
 //! - [`window`]: what a window brought, as a recording.
 
+pub mod cost;
+pub mod governor;
 mod run;
 mod window;
 
@@ -15,6 +18,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::analyze::reasons::RuleError;
+use crate::analyze::spikes::spikes;
 use crate::ebpf::Waits;
 use crate::model::{MetricValue, Recording, Target, Tier, Timeline};
 use crate::process::command::{CommandError, HeldCommand};
@@ -24,6 +28,7 @@ use crate::source::counters::CpuCountersError;
 use crate::source::event::EventClockError;
 use crate::symbolize::Detail;
 use crate::tier::TierError;
+use cost::Look;
 use run::{Session, Windows};
 pub use window::session_id;
 use window::{Closed, Finisher};
@@ -69,6 +74,8 @@ pub struct Options {
     pub event_period: Option<u64>,
     /// Counters that are read at each sample and switch, so that stacks have their counts; as a user writes them.
     pub stack_counters: Vec<String>,
+    /// The share of the host's CPU time that a [`Watch`] may take: what is over it is sampled less. `None`: whatever it takes.
+    pub max_overhead: Option<f64>,
 }
 
 /// How far a recording is: what the live terminal shows.
@@ -159,7 +166,9 @@ pub fn record(
         is_stopped.set(is_stopped.get() || stop.try_recv().is_ok());
         is_stopped.get()
     };
-    Ok(Outcome { recording: finisher.finish(session.close_window(), &stopped), end })
+    let mut recording = finisher.finish(session.close_window(), &stopped);
+    recording.spikes = spikes(&recording);
+    Ok(Outcome { recording, end })
 }
 
 /// A recording without an end: hands over what each window brought, without a gap between two of them.
@@ -180,7 +189,8 @@ impl<'a> Watch<'a> {
     }
 
     /// Calls `on_window` with what each window of this length brought, until the caller sends [`Stop`], the targets are
-    /// gone or the time is over; the last window may be shorter. A second [`Stop`] gives up on names.
+    /// gone or the time is over; the last window may be shorter. A second [`Stop`] gives up on names. `on_look` is told each
+    /// second what it costs, and must not take long: the collection waits for it.
     ///
     /// Names are looked up, and `on_window` is called, in a thread of their own: neither holds up the collection. If they
     /// take longer than a window, the next window gets longer; none is left out.
@@ -188,6 +198,7 @@ impl<'a> Watch<'a> {
         self,
         window: Duration,
         on_window: &mut (dyn FnMut(Recording) + Send),
+        on_look: &dyn Fn(&Look),
         stop: &Receiver<Stop>,
     ) -> EndReason {
         let Self { mut session, mut finisher, priority: _priority } = self;
@@ -209,7 +220,7 @@ impl<'a> Watch<'a> {
                 }
             });
             let has_room = || unnamed.load(Ordering::Relaxed) < MAX_UNNAMED;
-            let windows = Windows { length: window, has_room: &has_room, hand_over: &hand_over };
+            let windows = Windows { length: window, has_room: &has_room, hand_over: &hand_over, on_look };
             let end = session.run(None, &mut |_| {}, Some(windows), stop);
             session.detach();
             hand_over(session.close_window());

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime};
 
+use super::cost::{Look, Rate, Watchman};
 use super::window::{Closed, Sums, aggregator};
 use super::{EndReason, Options, Progress, SessionError, Stop};
 use crate::aggregate::Aggregator;
@@ -34,6 +35,9 @@ const DRAIN_INTERVAL: Duration = Duration::from_millis(100);
 /// How often new processes are looked for that match a name or are in a control group of version 1.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
+/// How often it is looked what all this costs.
+const COST_INTERVAL: Duration = Duration::from_secs(1);
+
 /// How often counters are read.
 const COUNT_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -48,6 +52,8 @@ pub(super) struct Windows<'a> {
     pub(super) has_room: &'a dyn Fn() -> bool,
     /// Takes a window that has ended.
     pub(super) hand_over: &'a dyn Fn(Closed),
+    /// Is told each second what it costs.
+    pub(super) on_look: &'a dyn Fn(&Look),
 }
 
 /// A session that is attached.
@@ -74,6 +80,9 @@ pub(super) struct Session<'a> {
     pub(super) elapsed: Duration,
     pub(super) threads: Option<(Vec<ThreadTime>, SchedulerLedger)>,
     pub(super) own_cpu: Duration,
+    pub(super) rate: Rate,
+    /// What a sample of the clock stands for, where that was changed.
+    pub(super) period: Option<Duration>,
     /// The end of the window that was taken last.
     pub(super) window_end: SystemTime,
     /// The same by CLOCK_MONOTONIC.
@@ -153,6 +162,8 @@ impl<'a> Session<'a> {
             elapsed: Duration::ZERO,
             threads: None,
             own_cpu: Duration::ZERO,
+            rate: Rate::new(f64::from(options.frequency)),
+            period: None,
             window_end: SystemTime::now(),
             window_end_ns: 0,
             before: Sums::default(),
@@ -194,6 +205,10 @@ impl<'a> Session<'a> {
         let mut look = Due::every(LOOK_INTERVAL, self.started);
         let mut count = Due::every(COUNT_INTERVAL, self.started);
         let mut window = windows.as_ref().map(|windows| Due::every(windows.length, self.started));
+        let mut cost = windows.as_ref().map(|windows| {
+            let watchman = Watchman::new(self.options, windows.length, &mut *self.sampler);
+            (Due::every(COST_INTERVAL, self.started), watchman)
+        });
         loop {
             let window_end = window.as_ref().map(|window| window.at);
             let next = [Some(drain.at), Some(observe.at), window_end, deadline].into_iter().flatten().min();
@@ -217,6 +232,11 @@ impl<'a> Session<'a> {
             }
             if look.is_due(now) {
                 self.look_for_targets();
+            }
+            if let (Some(windows), Some((due, watchman))) = (&windows, &mut cost)
+                && due.is_due(now)
+            {
+                (windows.on_look)(&self.look_at_cost(watchman));
             }
             if let (Some(windows), Some(window)) = (&windows, &mut window)
                 && window.is_due(now)
@@ -259,12 +279,13 @@ impl<'a> Session<'a> {
         // After the threads: looking at them brings the stacks of those that wait still.
         (self.window_end, self.window_end_ns) = (SystemTime::now(), monotonic_ns());
         self.drain(self.window_end_ns);
+        self.sampler.end_window();
         self.observe();
         self.own_cpu = own::cpu_time();
     }
 
     /// Takes what the kernel has for us, in order of time; what comes after `until_ns` waits for the next time.
-    fn drain(&mut self, until_ns: u64) {
+    pub(super) fn drain(&mut self, until_ns: u64) {
         self.sampler.drain(&mut self.batch);
         let mut batch = std::mem::take(&mut self.batch);
         let (events, frames) = batch.in_order(until_ns);

@@ -108,7 +108,10 @@ impl Session<'_> {
             event: event_ticks,
             stack_counters: counted,
         };
-        let next = aggregator(self.options, event.as_ref(), stack_counters.as_ref(), self.window_end_ns);
+        let mut next = aggregator(self.options, event.as_ref(), stack_counters.as_ref(), self.window_end_ns);
+        if let Some(period) = self.period {
+            next.set_period(period);
+        }
         let Aggregate { profile, waits, objects, ops } = std::mem::replace(&mut self.aggregator, next).finish();
         let event = event.map(|event| EventSampling { ops, ..event });
         let stack_counters = stack_counters.map(|counters| in_stacks(counters, &profile));
@@ -144,6 +147,7 @@ impl Session<'_> {
             pmu,
             event,
             stack_counters,
+            spikes: Vec::new(),
             notes,
         };
         Closed { recording, waits, objects }
@@ -199,7 +203,7 @@ impl Session<'_> {
         let missed = self.ledger.samples_lost.get(&LossReason::ClockMissed).copied().unwrap_or(0);
         let wanted = self.ledger.samples_expected();
         let came = if wanted == 0 { 1.0 } else { (wanted - missed) as f64 / wanted as f64 };
-        let asked_hz = f64::from(self.options.frequency);
+        let asked_hz = self.rate.close_window();
         (Sampling { tier: self.sampler.tier(), clock, asked_hz, achieved_hz: asked_hz * came }, so_far)
     }
 

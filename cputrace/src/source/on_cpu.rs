@@ -17,6 +17,10 @@ pub struct OnCpuClock {
     counters: Vec<Counter>,
     clock: Clock,
     frequency: u32,
+    /// How often the frequency is halved.
+    halvings: u32,
+    /// When that was changed last: ticks that were to be expected so far, and the events' own time.
+    before: (u64, Duration),
 }
 
 impl OnCpuClock {
@@ -24,7 +28,7 @@ impl OnCpuClock {
     pub fn open(cpus: &[u32], frequency: u32) -> io::Result<Self> {
         let open_all = |clock: Clock| -> io::Result<Self> {
             let counters = cpus.iter().map(|&cpu| open(clock, cpu, frequency)).collect::<io::Result<_>>()?;
-            Ok(Self { counters, clock, frequency })
+            Ok(Self { counters, clock, frequency, halvings: 0, before: (0, Duration::ZERO) })
         };
         open_all(Clock::Cycles).or_else(|_| open_all(Clock::CpuClock))
     }
@@ -34,9 +38,25 @@ impl OnCpuClock {
         self.counters.iter_mut().try_for_each(|counter| counter.set_bpf(program.as_raw_fd()))
     }
 
-    /// Time between two ticks; `None` for `cycles`, whose period the kernel adapts.
-    pub fn period(&self) -> Option<Duration> {
-        (self.clock == Clock::CpuClock).then(|| Duration::from_secs(1) / self.frequency)
+    /// Time between two ticks: of `cycles`, whose period the kernel adapts, what it is to come to.
+    pub fn period(&self) -> Duration {
+        match self.clock {
+            Clock::CpuClock => (Duration::from_secs(1) / self.frequency) * (1 << self.halvings),
+            // A whole number of ticks a second is all that can be asked for.
+            Clock::Cycles => Duration::from_secs(1) / (self.frequency >> self.halvings).max(1),
+        }
+    }
+
+    /// Ticks at the frequency that it was opened with, halved so often, at once.
+    pub fn halve(&mut self, halvings: u32) -> io::Result<()> {
+        self.before = (self.ticks_expected()?, self.enabled()?);
+        self.halvings = halvings;
+        let period = match self.clock {
+            Clock::CpuClock => self.period().as_nanos() as u64,
+            // Of events that are asked for by frequency, it is that.
+            Clock::Cycles => u64::from((self.frequency >> halvings).max(1)),
+        };
+        self.counters.iter().try_for_each(|counter| set_period(counter, period))
     }
 
     /// Starts the ticks.
@@ -56,11 +76,18 @@ impl OnCpuClock {
 
     /// How often the clock should have ticked so far, on all CPUs: the events' own time divided by the period.
     pub fn ticks_expected(&mut self) -> io::Result<u64> {
+        let (ticks, enabled) = self.before;
+        let since = self.enabled()?.saturating_sub(enabled);
+        Ok(ticks + (since.as_nanos() / self.period().as_nanos().max(1)) as u64)
+    }
+
+    /// The events' own time, of all CPUs.
+    fn enabled(&mut self) -> io::Result<Duration> {
         let mut enabled = Duration::ZERO;
         for counter in &mut self.counters {
             enabled += counter.read_full()?.time_enabled().unwrap_or_default();
         }
-        Ok((enabled.as_nanos() * u128::from(self.frequency) / Duration::from_secs(1).as_nanos()) as u64)
+        Ok(enabled)
     }
 }
 
@@ -76,6 +103,16 @@ fn open(clock: Clock, cpu: u32, frequency: u32) -> io::Result<Counter> {
         .sample_frequency(frequency.into())
         .read_format(ReadFormat::TOTAL_TIME_ENABLED)
         .build()
+}
+
+/// `PERF_EVENT_IOC_PERIOD`, which the crate does not have.
+fn set_period(counter: &Counter, period: u64) -> io::Result<()> {
+    const PERF_EVENT_IOC_PERIOD: libc::Ioctl = 0x4008_2404;
+    // SAFETY: reads the one number, through a pointer that is good as long as the call lasts.
+    match unsafe { libc::ioctl(counter.as_raw_fd(), PERF_EVENT_IOC_PERIOD, &raw const period) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// The source's row in a profile: each sample stands for one period of CPU time.

@@ -109,6 +109,42 @@ impl<T: Copy + Eq + Hash> Table<T> {
     }
 }
 
+/// Strings, all in one. Of those that were decoded none is looked for, so they have no ids.
+#[derive(Clone, Debug, Default)]
+struct Texts {
+    all: String,
+    /// Where each ends.
+    ends: Vec<usize>,
+    ids: FxMap<Box<str>, u32>,
+}
+
+impl Texts {
+    fn id(&mut self, text: &str) -> u32 {
+        if let Some(&id) = self.ids.get(text) {
+            return id;
+        }
+        self.push(text);
+        let id = u32::try_from(self.ends.len() - 1).expect("a digest holds fewer than 2^32 strings");
+        self.ids.insert(text.into(), id);
+        id
+    }
+
+    fn push(&mut self, text: &str) {
+        self.all.push_str(text);
+        self.ends.push(self.all.len());
+    }
+
+    fn get(&self, id: u32) -> &str {
+        let id = id as usize;
+        let start = if id == 0 { 0 } else { self.ends[id - 1] };
+        &self.all[start..self.ends[id]]
+    }
+
+    fn len(&self) -> usize {
+        self.ends.len()
+    }
+}
+
 /// Number and sum of equal samples.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Sum {
@@ -149,19 +185,48 @@ pub enum DigestError {
     Reference,
 }
 
+/// Source, member, and node (0: none, else one more than its row).
+type SumKey = (u32, u32, u32);
+
+/// A sum a key; as in [`Table`], those that were decoded are not looked for.
+#[derive(Clone, Debug, Default)]
+struct Sums {
+    rows: Vec<(SumKey, Sum)>,
+    ids: FxMap<SumKey, u32>,
+}
+
+impl Sums {
+    fn add(&mut self, key: SumKey, sum: Sum) {
+        let id = *self.ids.entry(key).or_insert_with(|| {
+            self.rows.push((key, Sum::default()));
+            u32::try_from(self.rows.len() - 1).expect("a digest holds fewer than 2^32 sums")
+        });
+        self.rows[id as usize].1.add(sum);
+    }
+
+    fn retain(&mut self, keep: impl Fn(SumKey) -> bool) {
+        self.rows.retain(|(key, _)| keep(*key));
+        self.ids = self.rows.iter().zip(0..).map(|((key, _), id)| (*key, id)).collect();
+    }
+
+    fn sorted(&self) -> Vec<(SumKey, Sum)> {
+        let mut rows = self.rows.clone();
+        rows.sort_unstable_by_key(|(key, _)| *key);
+        rows
+    }
+}
+
 /// Sums by source, whose, and stack.
 #[derive(Clone, Debug, Default)]
 pub struct Digest {
-    strings: Vec<Box<str>>,
-    string_ids: FxMap<Box<str>, u32>,
+    strings: Texts,
     mappings: Table<MappingRow>,
     frames: Table<FrameRow>,
     /// Parent (0: none, else one more than its row) and frame.
     nodes: Table<(u32, u32)>,
     members: Table<MemberRow>,
-    sources: Table<SourceRow>,
-    /// By source, member and node (as above).
-    sums: FxMap<(u32, u32, u32), Sum>,
+    sources: Vec<SourceRow>,
+    sums: Sums,
 }
 
 impl Digest {
@@ -172,21 +237,15 @@ impl Digest {
 
     /// Whether there is no sample.
     pub fn is_empty(&self) -> bool {
-        self.sums.is_empty()
+        self.sums.rows.is_empty()
     }
 
     fn string(&mut self, text: &str) -> u32 {
-        if let Some(&id) = self.string_ids.get(text) {
-            return id;
-        }
-        let id = u32::try_from(self.strings.len()).expect("a digest holds fewer than 2^32 strings");
-        self.strings.push(text.into());
-        self.string_ids.insert(text.into(), id);
-        id
+        self.strings.id(text)
     }
 
     fn text(&self, id: u32) -> &str {
-        &self.strings[id as usize]
+        self.strings.get(id)
     }
 
     /// Adds a window; `labels` by [`crate::model::ProcessId`].
@@ -229,14 +288,28 @@ impl Digest {
             .iter()
             .map(|source| {
                 let name = self.string(profile.text(source.name));
-                self.sources.id(SourceRow { name, unit: unit_code(source.unit), period: source.period })
+                self.source(SourceRow { name, unit: unit_code(source.unit), period: source.period })
             })
             .collect();
         for sample in profile.samples() {
             let node = sample.stack.map_or(0, |stack| nodes[stack.index()]);
             let key = (sources[sample.source.index()], threads[sample.thread.index()], node);
-            self.sums.entry(key).or_default().add(Sum { count: sample.count, value: sample.value });
+            self.sums.add(key, Sum { count: sample.count, value: sample.value });
         }
+    }
+
+    /// A source is one whatever its period is: values say what their samples stand for. Of several periods the shortest is kept.
+    fn source(&mut self, row: SourceRow) -> u32 {
+        let same = self.sources.iter().position(|known| (known.name, known.unit) == (row.name, row.unit));
+        let position = same.unwrap_or_else(|| {
+            self.sources.push(row);
+            self.sources.len() - 1
+        });
+        let known = &mut self.sources[position];
+        if row.period > 0 && (known.period == 0 || row.period < known.period) {
+            known.period = row.period;
+        }
+        position as u32
     }
 
     fn frames_of(&mut self, profile: &Profile, location: LocationId) -> Vec<u32> {
@@ -276,7 +349,7 @@ impl Digest {
 
     /// Adds those samples of another digest for which `keep` is true of source and member.
     pub fn merge(&mut self, other: &Self, detail: Detail, keep: &dyn Fn(&str, &Member<'_>) -> bool) {
-        let sources: Vec<&str> = other.sources.rows.iter().map(|row| other.text(row.name)).collect();
+        let sources: Vec<&str> = other.sources.iter().map(|row| other.text(row.name)).collect();
         let kept: Vec<Vec<bool>> = (0..other.members.rows.len())
             .map(|member| {
                 let member = other.member(member);
@@ -291,15 +364,14 @@ impl Digest {
         nodes[0] = Some(0);
         let source_ids: Vec<u32> = other
             .sources
-            .rows
             .iter()
             .map(|&row| {
                 let name = self.take_string(other, &mut strings, row.name);
-                self.sources.id(SourceRow { name, ..row })
+                self.source(SourceRow { name, ..row })
             })
             .collect();
         let mut path = Vec::new();
-        for (&(source, member, node), &sum) in &other.sums {
+        for &((source, member, node), sum) in &other.sums.rows {
             if !kept[member as usize][source as usize] {
                 continue;
             }
@@ -329,7 +401,7 @@ impl Digest {
                 nodes[node as usize] = Some(self.nodes.id((parent, frame)) + 1);
             }
             let node = nodes[node as usize].unwrap_or_default();
-            self.sums.entry((source_ids[source as usize], member, node)).or_default().add(sum);
+            self.sums.add((source_ids[source as usize], member, node), sum);
         }
     }
 
@@ -378,7 +450,7 @@ impl Digest {
                 None => so_far,
             });
         }
-        self.sums.retain(|&(_, _, node), _| met[node as usize] == call_site.len());
+        self.sums.retain(|(_, _, node)| met[node as usize] == call_site.len());
     }
 
     fn member(&self, row: usize) -> Member<'_> {
@@ -398,10 +470,10 @@ impl Digest {
     /// Everyone who has samples of a source (by its name), with their sum.
     pub fn totals(&self) -> Vec<(&str, Member<'_>, Sum)> {
         let mut totals: FxMap<(u32, u32), Sum> = FxMap::default();
-        for (&(source, member, _), &sum) in &self.sums {
+        for &((source, member, _), sum) in &self.sums.rows {
             totals.entry((source, member)).or_default().add(sum);
         }
-        let text = |source: u32| self.text(self.sources.rows[source as usize].name);
+        let text = |source: u32| self.text(self.sources[source as usize].name);
         let mut totals: Vec<_> = totals.into_iter().collect();
         totals.sort_unstable_by_key(|(key, _)| *key);
         totals.into_iter().map(|((source, member), sum)| (text(source), self.member(member as usize), sum)).collect()
@@ -454,16 +526,13 @@ impl Digest {
             .collect();
         let sources: Vec<_> = self
             .sources
-            .rows
             .iter()
             .map(|row| {
                 let name = profile.string(self.text(row.name));
                 profile.source(Source { name, unit: unit(row.unit), period: row.period })
             })
             .collect();
-        let mut sums: Vec<_> = self.sums.iter().collect();
-        sums.sort_unstable_by_key(|(key, _)| **key);
-        for (&(source, member, node), sum) in sums {
+        for ((source, member, node), sum) in self.sums.sorted() {
             let key = (threads[member as usize], sources[source as usize], nodes[node as usize]);
             profile.add(key, sum.count, sum.value, None);
         }
@@ -472,12 +541,13 @@ impl Digest {
 
     /// For the store.
     pub fn encode(&self) -> io::Result<Vec<u8>> {
-        let mut sums: Vec<_> = self.sums.iter().collect();
-        sums.sort_unstable_by_key(|(key, _)| **key);
+        let sums = self.sums.sorted();
         let frames = &self.frames.rows;
         let members = &self.members.rows;
         let message = proto::Window {
-            strings: self.strings.iter().map(ToString::to_string).collect(),
+            strings: (0..self.strings.len() as u32)
+                .map(|id| Bytes::copy_from_slice(self.text(id).as_bytes()))
+                .collect(),
             mapping_path: self.mappings.rows.iter().map(|row| row.path).collect(),
             mapping_kind: self.mappings.rows.iter().map(|row| row.kind).collect(),
             mapping_build_id: self.mappings.rows.iter().map(|row| row.build_id).collect(),
@@ -485,7 +555,7 @@ impl Digest {
             frame_file: frames.iter().map(|row| row.file).collect(),
             frame_start_line: frames.iter().map(|row| row.start_line).collect(),
             frame_mapping: frames.iter().map(|row| row.mapping).collect(),
-            node_parent: self.nodes.rows.iter().map(|row| row.0).collect(),
+            node_up: (0..).zip(&self.nodes.rows).map(|(row, &(parent, _))| row - parent).collect(),
             node_frame: self.nodes.rows.iter().map(|row| row.1).collect(),
             member_group: members.iter().map(|row| row.group).collect(),
             member_process: members.iter().map(|row| row.process).collect(),
@@ -496,9 +566,9 @@ impl Digest {
             member_pod: members.iter().map(|row| row.pod).collect(),
             member_pid: members.iter().map(|row| row.pid).collect(),
             member_tid: members.iter().map(|row| row.tid).collect(),
-            source_name: self.sources.rows.iter().map(|row| row.name).collect(),
-            source_unit: self.sources.rows.iter().map(|row| row.unit).collect(),
-            source_period: self.sources.rows.iter().map(|row| row.period).collect(),
+            source_name: self.sources.iter().map(|row| row.name).collect(),
+            source_unit: self.sources.iter().map(|row| row.unit).collect(),
+            source_period: self.sources.iter().map(|row| row.period).collect(),
             sum_source: sums.iter().map(|(key, _)| key.0).collect(),
             sum_member: sums.iter().map(|(key, _)| key.1).collect(),
             sum_node: sums.iter().map(|(key, _)| key.2).collect(),
@@ -510,7 +580,8 @@ impl Digest {
 
     /// What [`Self::encode`] made; whatever else the bytes are is an error.
     pub fn decode(bytes: &[u8]) -> Result<Self, DigestError> {
-        let message = proto::Window::decode(unpack(bytes)?.as_slice())?;
+        // The message keeps references to these bytes, instead of a copy of each name.
+        let message = proto::Window::decode(Bytes::from(unpack(bytes)?))?;
         from_message(message).ok_or(DigestError::Reference)
     }
 }
@@ -581,8 +652,11 @@ fn unpack(bytes: &[u8]) -> Result<Vec<u8>, DigestError> {
 /// `None` where the message refers to what it does not hold.
 fn from_message(message: proto::Window) -> Option<Digest> {
     let mut digest = Digest::new();
-    let strings: Vec<u32> = message.strings.iter().map(|text| digest.string(text)).collect();
-    let text = |column: &[u32], row: usize| strings.get(*column.get(row)? as usize).copied();
+    for text in &message.strings {
+        digest.strings.push(std::str::from_utf8(text).ok()?);
+    }
+    let strings = message.strings.len();
+    let text = |column: &[u32], row: usize| column.get(row).copied().filter(|&id| (id as usize) < strings);
     for row in 0..message.mapping_path.len() {
         let build_id = text(&message.mapping_build_id, row)?;
         let path = text(&message.mapping_path, row)?;
@@ -598,11 +672,11 @@ fn from_message(message: proto::Window) -> Option<Digest> {
             mapping,
         });
     }
-    for (row, &parent) in message.node_parent.iter().enumerate() {
+    for (row, &up) in message.node_up.iter().enumerate() {
         let frame = *message.node_frame.get(row)?;
         digest.frames.rows.get(frame as usize)?;
         // A parent comes before its children: no circle.
-        (parent as usize <= row).then_some(())?;
+        let parent = u32::try_from(row).ok()?.checked_sub(up)?;
         digest.nodes.rows.push((parent, frame));
     }
     for row in 0..message.member_group.len() {
@@ -620,16 +694,16 @@ fn from_message(message: proto::Window) -> Option<Digest> {
     }
     for row in 0..message.source_name.len() {
         let (unit, period) = (*message.source_unit.get(row)?, *message.source_period.get(row)?);
-        digest.sources.rows.push(SourceRow { name: text(&message.source_name, row)?, unit, period });
+        digest.sources.push(SourceRow { name: text(&message.source_name, row)?, unit, period });
     }
-    digest.sums.reserve(message.sum_source.len());
+    digest.sums.rows.reserve(message.sum_source.len());
     for (row, &source) in message.sum_source.iter().enumerate() {
         let (member, node) = (*message.sum_member.get(row)?, *message.sum_node.get(row)?);
-        digest.sources.rows.get(source as usize)?;
+        digest.sources.get(source as usize)?;
         digest.members.rows.get(member as usize)?;
         (node as usize <= digest.nodes.rows.len()).then_some(())?;
         let sum = Sum { count: *message.sum_count.get(row)?, value: *message.sum_value.get(row)? };
-        digest.sums.entry((source, member, node)).or_default().add(sum);
+        digest.sums.rows.push(((source, member, node), sum));
     }
     Some(digest)
 }
@@ -680,8 +754,8 @@ mod proto {
 
     #[derive(Clone, PartialEq, prost::Message)]
     pub(super) struct Window {
-        #[prost(string, repeated, tag = "1")]
-        pub(super) strings: Vec<String>,
+        #[prost(bytes = "bytes", repeated, tag = "1")]
+        pub(super) strings: Vec<Bytes>,
         #[prost(uint32, repeated, tag = "2")]
         pub(super) mapping_path: Vec<u32>,
         #[prost(uint32, repeated, tag = "3")]
@@ -696,9 +770,10 @@ mod proto {
         pub(super) frame_start_line: Vec<u32>,
         #[prost(uint32, repeated, tag = "8")]
         pub(super) frame_mapping: Vec<u32>,
-        /// 0: none, else one more than its row.
+        /// How many rows before it its parent's row ends; as many as there are: it has none. Mostly 0, for a stack's frames
+        /// come one after the other.
         #[prost(uint32, repeated, tag = "9")]
-        pub(super) node_parent: Vec<u32>,
+        pub(super) node_up: Vec<u32>,
         #[prost(uint32, repeated, tag = "10")]
         pub(super) node_frame: Vec<u32>,
         #[prost(uint32, repeated, tag = "11")]
@@ -729,7 +804,7 @@ mod proto {
         pub(super) sum_source: Vec<u32>,
         #[prost(uint32, repeated, tag = "24")]
         pub(super) sum_member: Vec<u32>,
-        /// As `node_parent`.
+        /// 0: none, else one more than its row.
         #[prost(uint32, repeated, tag = "25")]
         pub(super) sum_node: Vec<u32>,
         #[prost(uint64, repeated, tag = "26")]

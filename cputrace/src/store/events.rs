@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use rusqlite::params;
+use rusqlite::{OptionalExtension, Row, params};
 
 use super::windows::Range;
 use super::{Store, StoreError, from_unix_ms, unix_ms};
@@ -54,19 +54,28 @@ impl Store {
         })
     }
 
+    /// One of them by its id.
+    pub fn event(&self, kind: EventKind, id: i64) -> Result<Option<EventRow>, StoreError> {
+        let reader = self.reader()?;
+        let mut query = reader.prepare("SELECT id, at_ms, event FROM event WHERE kind = ?1 AND id = ?2")?;
+        Ok(query.query_row(params![kind.name(), id], row).optional()?)
+    }
+
     /// Those of a range, in order of time.
     pub fn events(&self, kind: EventKind, range: Range) -> Result<Vec<EventRow>, StoreError> {
         let reader = self.reader()?;
         let mut query = reader.prepare(
             "SELECT id, at_ms, event FROM event WHERE kind = ?1 AND at_ms >= ?2 AND at_ms < ?3 ORDER BY at_ms, id",
         )?;
-        let rows = query.query_map(params![kind.name(), unix_ms(range.from), unix_ms(range.to)], |row| {
-            Ok(EventRow {
-                id: row.get(0)?,
-                at: from_unix_ms(row.get(1)?),
-                event: serde_json::from_str(&row.get::<_, String>(2)?).unwrap_or_default(),
-            })
-        })?;
+        let rows = query.query_map(params![kind.name(), unix_ms(range.from), unix_ms(range.to)], row)?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
+}
+
+fn row(row: &Row<'_>) -> rusqlite::Result<EventRow> {
+    Ok(EventRow {
+        id: row.get(0)?,
+        at: from_unix_ms(row.get(1)?),
+        event: serde_json::from_str(&row.get::<_, String>(2)?).unwrap_or_default(),
+    })
 }

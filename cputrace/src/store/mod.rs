@@ -94,6 +94,11 @@ impl StoreError {
         matches!(error.code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
     }
 
+    /// Whether only one window is damaged.
+    fn is_of_one_window(&self) -> bool {
+        matches!(self, Self::Digest(_) | Self::Facts(_))
+    }
+
     /// Whether there is no room.
     pub fn is_full(&self) -> bool {
         let Self::Sqlite(rusqlite::Error::SqliteFailure(error, _)) = self else { return false };
@@ -107,7 +112,7 @@ pub struct Store {
     writer: Mutex<Connection>,
     /// Kept while the store is open, so that there is one writer: closed with it.
     _lock: fs::File,
-    notes: Vec<String>,
+    notes: Mutex<Vec<String>>,
     /// Windows, traces and events that could not be written.
     failed_writes: AtomicU64,
 }
@@ -127,21 +132,18 @@ impl Store {
         let mut notes = Vec::new();
         let writer = match open_whole(&path) {
             Err(error) if error.is_damage() => {
-                let aside = set_aside(&path).map_err(failed)?;
-                notes.push(format!(
-                    "the store was damaged ({error}): it is kept as {}, a new one has begun",
-                    aside.display()
-                ));
+                notes.push(was_damaged(&error, &set_aside(&path).map_err(failed)?));
                 open_whole(&path)?
             }
             opened => opened?,
         };
-        Ok(Self { path, writer: Mutex::new(writer), _lock: lock, notes, failed_writes: AtomicU64::new(0) })
+        let failed_writes = AtomicU64::new(0);
+        Ok(Self { path, writer: Mutex::new(writer), _lock: lock, notes: Mutex::new(notes), failed_writes })
     }
 
-    /// What is to be said of opening it.
-    pub fn notes(&self) -> &[String] {
-        &self.notes
+    /// What is to be said of it: that a damaged file was set aside.
+    pub fn notes(&self) -> Vec<String> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Writes that failed.
@@ -174,7 +176,8 @@ impl Store {
                 // The old connection must not touch the new file.
                 *writer = Connection::open_in_memory()?;
                 let failed = |error| StoreError::Directory { path: self.path.clone(), error };
-                set_aside(&self.path).map_err(failed)?;
+                let note = was_damaged(&error, &set_aside(&self.path).map_err(failed)?);
+                self.notes.lock().unwrap_or_else(PoisonError::into_inner).push(note);
                 *writer = open_whole(&self.path)?;
                 transaction(&mut writer, &work)
             }
@@ -225,6 +228,10 @@ fn open_whole(path: &Path) -> Result<Connection, StoreError> {
     }
     schema::migrate(&mut connection)?;
     Ok(connection)
+}
+
+fn was_damaged(error: &StoreError, aside: &Path) -> String {
+    format!("the store was damaged ({error}): it is kept as {}, a new one has begun", aside.display())
 }
 
 /// Renames a damaged file, for whoever wants to look at it; an earlier such file is replaced.

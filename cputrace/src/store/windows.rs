@@ -26,8 +26,8 @@ pub struct WindowFacts {
     pub windows: u64,
     /// How long they were, in all: gaps between them are not in it.
     pub covered_ms: u64,
-    /// Samples a second and CPU that were asked for; of several windows the highest.
-    pub frequency_hz: u32,
+    /// Samples a second and CPU that were asked for, on average over the time.
+    pub frequency_hz: f64,
     /// Samples that were to be expected.
     pub samples_expected: u64,
     /// Samples that are there.
@@ -42,8 +42,9 @@ impl WindowFacts {
     fn add(&mut self, other: &Self) {
         let Self { windows, covered_ms, frequency_hz, samples_expected, samples_kept, bpf_ns, own_cpu_ns } = other;
         self.windows += windows;
+        let ticks = self.frequency_hz * self.covered_ms as f64 + frequency_hz * *covered_ms as f64;
         self.covered_ms += covered_ms;
-        self.frequency_hz = self.frequency_hz.max(*frequency_hz);
+        self.frequency_hz = if self.covered_ms == 0 { *frequency_hz } else { ticks / self.covered_ms as f64 };
         self.samples_expected += samples_expected;
         self.samples_kept += samples_kept;
         self.bpf_ns += bpf_ns;
@@ -69,6 +70,8 @@ pub struct Merged {
     pub facts: WindowFacts,
     /// Stored windows that were read for it.
     pub read: usize,
+    /// Stored windows that cannot be read: they are missing in it.
+    pub damaged: usize,
 }
 
 /// A group's sum in a stored window.
@@ -100,8 +103,14 @@ impl Store {
         let (start, end) = (unix_ms(range.from), unix_ms(range.to));
         let bytes = digest.encode().map_err(StoreError::Encode)?;
         self.write(|transaction| {
-            insert(transaction, 0, (start, end), facts, (&bytes, digest))?;
-            compact(transaction, start)
+            // A clock that was set back comes by the same moments again.
+            let mut later = 0;
+            while id_at(transaction, 0, start + later)?.is_some() {
+                later += 1;
+            }
+            let start = start + later;
+            insert(transaction, 0, (start, end.max(start)), facts, (&bytes, digest))?;
+            compact(transaction, start, facts, digest)
         })
     }
 
@@ -118,11 +127,17 @@ impl Store {
         let chosen = choose(&reader, unix_ms(range.from), unix_ms(range.to), coarsest)?;
         let mut merged = Merged::default();
         for Chosen { id, .. } in chosen {
-            // Retention may have been faster.
-            let Some((facts, digest)) = read(&reader, id)? else { continue };
-            merged.facts.add(&facts);
-            merged.digest.merge(&digest, detail, keep);
-            merged.read += 1;
+            match read(&reader, id) {
+                Ok(Some((facts, digest))) => {
+                    merged.facts.add(&facts);
+                    merged.digest.merge(&digest, detail, keep);
+                    merged.read += 1;
+                }
+                // Retention was faster.
+                Ok(None) => {}
+                Err(error) if error.is_of_one_window() => merged.damaged += 1,
+                Err(error) => return Err(error),
+            }
         }
         Ok(merged)
     }
@@ -292,32 +307,80 @@ fn name_id(transaction: &Transaction<'_>, name: &str) -> Result<i64, StoreError>
 }
 
 /// Adds up the windows of each stretch of time that is over, now that one of `newest` is there.
-fn compact(transaction: &Transaction<'_>, newest: i64) -> Result<(), StoreError> {
+fn compact(transaction: &Transaction<'_>, newest: i64, facts: &WindowFacts, digest: &Digest) -> Result<(), StoreError> {
     for (level, &length) in (0_u32..).zip(&LEVELS_MS).skip(1) {
         let done: i64 =
             transaction
                 .query_row("SELECT coalesce(max(end_ms), 0) FROM window WHERE level = ?1", [level], |row| row.get(0))?;
+        if newest < done {
+            // The clock was set back, into a stretch that was taken to be over.
+            let stretch = newest / length;
+            match id_at(transaction, level, stretch * length)? {
+                Some(id) => {
+                    let (mut all, before) = read(transaction, id)?.unwrap_or_default();
+                    all.add(facts);
+                    let mut sum = Digest::new();
+                    for digest in [&before, digest] {
+                        sum.merge(digest, Detail::Name, &|_, _| true);
+                    }
+                    store(transaction, level, stretch, &all, &sum)?;
+                }
+                None => add_up(transaction, level, stretch)?,
+            }
+            continue;
+        }
         let mut stretches = transaction.prepare_cached(
             "SELECT DISTINCT start_ms / ?1 FROM window WHERE level = ?2 AND start_ms >= ?3 AND start_ms < ?4",
         )?;
         let until = newest / length * length;
         let stretches = stretches.query_map(params![length, level - 1, done, until], |row| row.get::<_, i64>(0))?;
         for stretch in stretches.collect::<Result<Vec<_>, _>>()? {
-            let (start, end) = (stretch * length, (stretch + 1) * length);
-            let mut ids = transaction
-                .prepare_cached("SELECT id FROM window WHERE level = ?1 AND start_ms >= ?2 AND start_ms < ?3")?;
-            let ids = ids.query_map(params![level - 1, start, end], |row| row.get::<_, i64>(0))?;
-            let (mut digest, mut facts) = (Digest::new(), WindowFacts::default());
-            for id in ids.collect::<Result<Vec<_>, _>>()? {
-                let Some((of_window, window)) = read(transaction, id)? else { continue };
-                facts.add(&of_window);
-                digest.merge(&window, Detail::Name, &|_, _| true);
-            }
-            let bytes = digest.encode().map_err(StoreError::Encode)?;
-            insert(transaction, level, (start, end), &facts, (&bytes, &digest))?;
+            add_up(transaction, level, stretch)?;
         }
     }
     Ok(())
+}
+
+/// Stores the sum of a stretch's windows of the next finer level.
+fn add_up(transaction: &Transaction<'_>, level: u32, stretch: i64) -> Result<(), StoreError> {
+    let length = LEVELS_MS[level as usize];
+    let mut ids =
+        transaction.prepare_cached("SELECT id FROM window WHERE level = ?1 AND start_ms >= ?2 AND start_ms < ?3")?;
+    let ids =
+        ids.query_map(params![level - 1, stretch * length, (stretch + 1) * length], |row| row.get::<_, i64>(0))?;
+    let (mut digest, mut facts) = (Digest::new(), WindowFacts::default());
+    for id in ids.collect::<Result<Vec<_>, _>>()? {
+        match read(transaction, id) {
+            Ok(Some((of_window, window))) => {
+                facts.add(&of_window);
+                digest.merge(&window, Detail::Name, &|_, _| true);
+            }
+            Ok(None) => {}
+            // One that cannot be read must not keep the others from being added up.
+            Err(error) if error.is_of_one_window() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    store(transaction, level, stretch, &facts, &digest)
+}
+
+/// Stores what a stretch came to, in the place of what it was before.
+fn store(
+    transaction: &Transaction<'_>,
+    level: u32,
+    stretch: i64,
+    facts: &WindowFacts,
+    digest: &Digest,
+) -> Result<(), StoreError> {
+    let length = LEVELS_MS[level as usize];
+    let bytes = digest.encode().map_err(StoreError::Encode)?;
+    insert(transaction, level, (stretch * length, (stretch + 1) * length), facts, (&bytes, digest))
+}
+
+/// The window of a level that starts at this moment.
+fn id_at(connection: &Connection, level: u32, start: i64) -> Result<Option<i64>, StoreError> {
+    let mut query = connection.prepare_cached("SELECT id FROM window WHERE level = ?1 AND start_ms = ?2")?;
+    Ok(query.query_row([i64::from(level), start], |row| row.get(0)).optional()?)
 }
 
 fn read(connection: &Connection, id: i64) -> Result<Option<(WindowFacts, Digest)>, StoreError> {

@@ -9,7 +9,7 @@ use super::{Sampler, Scope, Ticks, TierError, online_cpus};
 use crate::collect::threads::ThreadTimes;
 use crate::collect::{Batch, perf::PerfRings, ring};
 use crate::ebpf::{Config, EbpfError, EventHook, Filter, Object, WaitHook};
-use crate::model::{LossReason, ProgramCost, SchedulerLedger, StackCounters, ThreadTime, Tier};
+use crate::model::{Clock, LossReason, ProgramCost, SchedulerLedger, StackCounters, ThreadTime, Tier};
 use crate::source::counters::CpuCounters;
 use crate::source::event::EventClock;
 use crate::source::on_cpu::OnCpuClock;
@@ -59,7 +59,6 @@ impl EbpfSampler {
         let mut clock = OnCpuClock::open(&cpus, scope.frequency).map_err(clock_error)?;
         let mut object = Object::load(Config {
             filter: scope.filter,
-            period: clock.period(),
             ring_bytes,
             accounting: scope.accounting,
             waits: scope.waits,
@@ -67,6 +66,7 @@ impl EbpfSampler {
             counters: scope.counters as u32,
         })?;
         notes.extend_from_slice(object.notes());
+        object.set_pace(fixed_period(&clock), 0)?;
         scope.pids.iter().try_for_each(|&pid| object.add_target(pid))?;
         let threads = object.take_sched_maps().map(ThreadTimes::new);
         if threads.is_some() {
@@ -145,6 +145,10 @@ impl Sampler for EbpfSampler {
         Ok(Some(threads.finish(now_ns)?))
     }
 
+    fn end_window(&mut self) {
+        self.remote.end_window();
+    }
+
     fn wait_hook(&self) -> Option<WaitHook> {
         self.object.wait_hook()
     }
@@ -203,9 +207,20 @@ impl Sampler for EbpfSampler {
         Ok(ticks)
     }
 
+    fn halve(&mut self, halvings: u32) -> Result<Duration, TierError> {
+        self.clock.halve(halvings).map_err(|source| TierError::Perf { what: "the sampling clock", source })?;
+        self.object.set_pace(fixed_period(&self.clock), halvings)?;
+        Ok(self.clock.period())
+    }
+
     fn bpf_costs(&self) -> Option<Vec<ProgramCost>> {
         self.object.costs()
     }
+}
+
+/// Time between two ticks, where they are of one length.
+fn fixed_period(clock: &OnCpuClock) -> Option<Duration> {
+    (clock.clock() == Clock::CpuClock).then(|| clock.period())
 }
 
 fn event_error(source: std::io::Error) -> TierError {

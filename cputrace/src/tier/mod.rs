@@ -10,6 +10,7 @@ pub mod proc;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::time::Duration;
 
 use crate::collect::Batch;
 use crate::ebpf::{EbpfError, EventHook, Filter, WaitHook, Waits};
@@ -157,6 +158,8 @@ pub trait Sampler {
     fn threads(&mut self, _now_ns: u64) -> Result<Option<(Vec<ThreadTime>, SchedulerLedger)>, TierError> {
         Ok(None)
     }
+    /// A window has been taken: what was needed for it alone can go.
+    fn end_window(&mut self) {}
     /// Where the stacks of waits are taken; `None` where they are not.
     fn wait_hook(&self) -> Option<WaitHook> {
         None
@@ -179,6 +182,11 @@ pub trait Sampler {
     }
     /// What became of the ticks so far.
     fn ticks(&mut self) -> Result<Ticks, TierError>;
+    /// Samples at the frequency that it started with, halved so often, and with as many stacks of waits less, from now on.
+    /// Returns the time that a sample of the clock stands for now.
+    fn halve(&mut self, _halvings: u32) -> Result<Duration, TierError> {
+        Err(TierError::Unsupported { tier: self.tier(), targets: "at another frequency" })
+    }
     /// What the eBPF programs cost so far; `None` where that is not known.
     fn bpf_costs(&self) -> Option<Vec<ProgramCost>>;
 }

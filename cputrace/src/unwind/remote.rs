@@ -1,6 +1,6 @@
 //! Unwinds threads from outside while they wait: with the step and the tables of the kernel's side, but in this process.
 //!
-//! For the few threads that are still waiting when a recording ends; those that run are unwound in the kernel.
+//! For the threads that are still waiting when a recording or a window ends; those that run are unwound in the kernel.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -17,7 +17,7 @@ use super::manager::{push_loaded, push_plain};
 use super::tables::Loaded;
 use crate::model::MappingKind;
 use crate::process::elf::ElfFacts;
-use crate::process::mappings;
+use crate::process::{Region, mappings};
 
 /// A stack from outside: addresses, leaf first, and how it ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -34,9 +34,20 @@ pub struct RemoteStack {
 #[derive(Default)]
 pub struct RemoteUnwinder {
     chunks: Vec<Chunk>,
-    files: HashMap<((u32, u32), u64), Option<Loaded>>,
+    files: HashMap<((u32, u32), u64), Known>,
     processes: HashMap<u32, Option<Process>>,
 }
+
+/// What is known of a file.
+struct Known {
+    facts: ElfFacts,
+    /// `None` where there are none, or there was no time.
+    tables: Option<Loaded>,
+}
+
+/// Memory that tables may take from one window to the next: what a host's waiting threads are in fits many times, a compiler's
+/// libraries do not need to stay.
+const MOST_CHUNKS: usize = (16 << 20) / size_of::<Chunk>();
 
 /// A process's memory and the ranges of its code, sorted.
 struct Process {
@@ -69,20 +80,26 @@ impl RemoteUnwinder {
         RemoteStack { frames, end: End::Truncated, guessed: state.guessed > 0 }
     }
 
+    /// A window ends: processes may be others by the next one, and what they have mapped, too.
+    pub fn end_window(&mut self) {
+        self.processes.clear();
+        // Those that there was no time for are tried again.
+        self.files.retain(|_, known| known.tables.is_some());
+        if self.chunks.len() > MOST_CHUNKS {
+            // All at once: which chunks are whose is not worth its account.
+            (self.chunks, self.files) = (Vec::new(), HashMap::new());
+        }
+    }
+
     fn load(&mut self, pid: u32, deadline: Instant) -> Option<Process> {
         let memory = File::open(format!("/proc/{pid}/mem")).ok()?;
         let mut ranges = Vec::new();
         for region in mappings::read_maps(pid)? {
             match mappings::kind(&region.file) {
                 MappingKind::File => {
-                    let path = &region.file.path;
-                    let Some(file) = mappings::open_mapped(path, region.file.inode, pid, region.start..region.end)
-                    else {
-                        continue;
-                    };
-                    let Ok(facts) = ElfFacts::read(&file) else { continue };
-                    match self.tables((region.file.device, region.file.inode), &file, deadline) {
-                        Some(loaded) => push_loaded(&mut ranges, &region, region.elf_start(&facts), loaded),
+                    let Some(Known { facts, tables }) = self.file(&region, pid, deadline) else { continue };
+                    match tables {
+                        Some(loaded) => push_loaded(&mut ranges, &region, region.elf_start(facts), loaded),
                         None => push_plain(&mut ranges, &region, NO_INFO),
                     }
                 }
@@ -94,22 +111,29 @@ impl RemoteUnwinder {
         Some(Process { memory, ranges })
     }
 
-    fn tables(&mut self, id: ((u32, u32), u64), file: &File, deadline: Instant) -> Option<&Loaded> {
+    /// What a mapped file is; read once.
+    fn file(&mut self, region: &Region, pid: u32, deadline: Instant) -> Option<&Known> {
+        let id = (region.file.device, region.file.inode);
+        if !self.files.contains_key(&id) {
+            let addresses = region.start..region.end;
+            let file = mappings::open_mapped(&region.file.path, region.file.inode, pid, addresses)?;
+            let facts = ElfFacts::read(&file).ok()?;
+            let tables = if Instant::now() < deadline { self.tables(&file) } else { None };
+            self.files.insert(id, Known { facts, tables });
+        }
+        self.files.get(&id)
+    }
+
+    fn tables(&mut self, file: &File) -> Option<Loaded> {
+        let built = build(file).ok()?.tables?;
         let chunks = &mut self.chunks;
-        let loaded = self.files.entry(id).or_insert_with(|| {
-            if Instant::now() >= deadline {
-                return None;
-            }
-            let built = build(file).ok()?.tables?;
-            let mut place = |chunks_of: &[Chunk]| {
-                let first = chunks.len() as u32;
-                chunks.extend_from_slice(chunks_of);
-                (first, chunks_of.len() as u32)
-            };
-            let tables = built.tables.iter().map(|table| place(table.chunks())).collect();
-            Some(Loaded { base: built.base, tables })
-        });
-        loaded.as_ref()
+        let mut place = |chunks_of: &[Chunk]| {
+            let first = chunks.len() as u32;
+            chunks.extend_from_slice(chunks_of);
+            (first, chunks_of.len() as u32)
+        };
+        let tables = built.tables.iter().map(|table| place(table.chunks())).collect();
+        Some(Loaded { base: built.base, tables })
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod guard;
 mod hostile;
+mod prometheus;
 mod pyroscope;
 #[path = "../support/mod.rs"]
 mod support;
@@ -32,6 +33,7 @@ use windows::{facts, window};
 struct Server {
     address: SocketAddr,
     start: SystemTime,
+    state: Arc<State>,
     server: Option<http::Server>,
     _directory: TempDir,
 }
@@ -92,12 +94,12 @@ impl Server {
             let range = Range { from, to: from + Duration::from_secs(10) };
             store.add_window(range, &facts(), window).unwrap();
         }
-        let settings = settings(directory.path());
+        let settings = settings(directory.path(), limits);
         let groups = Groups::new(&settings.groups).unwrap();
         let state = Arc::new(State::new(&settings, store, groups, Box::new(|_| {})));
         let listen = Listen { address: settings.web.listen, limits, web: Arc::new(web_config) };
-        let server = http::Server::start(listen, router(state.clone()), state).unwrap();
-        Self { address: server.address(), start, server: Some(server), _directory: directory }
+        let server = http::Server::start(listen, router(state.clone()), state.clone()).unwrap();
+        Self { address: server.address(), start, state, server: Some(server), _directory: directory }
     }
 
     fn url(&self, path: &str) -> String {
@@ -118,7 +120,7 @@ impl Server {
 }
 
 /// What a server does here: nothing by itself.
-fn settings(data_dir: &Path) -> Settings {
+fn settings(data_dir: &Path, limits: Limits) -> Settings {
     let session = Options {
         targets: vec![Target::All],
         frequency: 19,
@@ -136,18 +138,21 @@ fn settings(data_dir: &Path) -> Settings {
         event: None,
         event_period: None,
         stack_counters: Vec::new(),
+        max_overhead: None,
+    };
+    let web = WebSettings {
+        listen: ([127, 0, 0, 1], 0).into(),
+        config_file: None,
+        allow_anonymous: false,
+        connections: limits.connections,
     };
     Settings {
-        web: WebSettings {
-            listen: ([127, 0, 0, 1], 0).into(),
-            config_file: None,
-            allow_anonymous: false,
-            connections: Limits::default().connections,
-        },
+        web,
         data_dir: data_dir.to_owned(),
         retention: Retention::default(),
         groups: GroupOptions::default(),
         window: Duration::from_secs(10),
+        webhook: None,
         push: PushOptions::default(),
         on_demand: session.clone(),
         session,
@@ -162,6 +167,19 @@ fn answer(mut response: ureq::http::Response<ureq::Body>) -> Answer {
     let kind = response.headers().get("content-type").map(|kind| kind.to_str().unwrap().to_owned());
     let body = response.body_mut().with_config().limit(1 << 30).read_to_vec().unwrap();
     Answer { status: response.status().as_u16(), kind: kind.unwrap_or_default(), body }
+}
+
+/// Every link of the first page leads somewhere; it takes no samples here, and says so.
+#[test]
+fn links_of_the_first_page() {
+    let server = Server::start(3);
+    let page = String::from_utf8(server.get("/").body).unwrap();
+    let links: Vec<_> = page.split("href=\"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
+    assert!(links.len() > 5, "{page}");
+    for link in links {
+        let expected = if link == "/-/ready" { 503 } else { 200 };
+        assert_eq!(server.get(link).status, expected, "{link}");
+    }
 }
 
 /// What a range came to, as folded stacks: those of its windows alone, and of whom was asked for alone.
@@ -235,7 +253,7 @@ fn series_have_gaps() {
     assert_eq!(values.len(), 4);
     let timeline = server.get("/api/timeline").json();
     assert_eq!(timeline.as_array().unwrap().len(), 6);
-    assert_eq!(timeline[0]["frequency"], 19);
+    assert_eq!(timeline[0]["frequency"], 19.0);
     assert!(server.get("/api/series?from=0&to=now&step=1").problem(422).contains("longer step"));
     assert!(server.get("/api/series?step=0").problem(400).contains("step"));
     assert_eq!(server.get("/api/anomalies").json(), serde_json::json!([]));
@@ -332,6 +350,22 @@ fn hostile_uploads() {
     let deep = "[".repeat(1 << 20);
     assert_eq!(post("application/json", format!("{{\"a\":{deep}").as_bytes()).status, 422);
     assert_eq!(server.get("/api/traces").json()["total"], 0);
+}
+
+/// Pages from elsewhere are refused: by where a change comes from, and by the name that they ask for.
+#[test]
+fn other_sites_are_refused() {
+    let server = Server::start(1);
+    let post = |header: &str, value: &str| {
+        let request = agent().post(server.url("/api/traces")).header(header, value);
+        answer(request.send(&b"app;main;work_a 5\n"[..]).unwrap())
+    };
+    assert!(post("sec-fetch-site", "cross-site").problem(403).contains("from elsewhere"));
+    post("origin", "http://evil.example").problem(403);
+    assert_eq!(post("origin", &format!("http://{}", server.address)).status, 201);
+    let get = |host: &str| answer(agent().get(server.url("/api/groups")).header("host", host).call().unwrap());
+    assert!(get("evil.example:9797").problem(403).contains("is not this host"));
+    assert_eq!(get("localhost:9797").status, 200);
 }
 
 /// What there is not is said in the same way everywhere.

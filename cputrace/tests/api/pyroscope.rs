@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use cputrace::group::{Groups, Labels};
 use cputrace::model::Recording;
+use cputrace::serve::http::Limits;
 use cputrace::serve::{PushOptions, State};
 use cputrace::store::{Digest, Store, unix_ms};
 use serde_json::{Value, json};
@@ -364,7 +365,7 @@ fn windows_are_handed_on() {
     let push = PushOptions { pyroscope: Some(format!("{url}/")), otlp: Some(url) };
     // What is old would not be sent twice.
     let window = Recording { start: SystemTime::now(), ..recording() };
-    let settings = settings(directory.path());
+    let settings = settings(directory.path(), Limits::default());
     let groups = Groups::new(&settings.groups).unwrap();
     let state = State::new(&settings, Store::open(directory.path()).unwrap(), groups, Box::new(|_| {}));
     state.push(&push).unwrap();

@@ -142,6 +142,94 @@ fn coarser_windows_stand_in() {
     assert_eq!(store.span().unwrap().unwrap(), range(0, 7500));
 }
 
+/// A clock that is set back, or far ahead and back again, hides no window: not from a long range, and not from what is left
+/// when the finest windows are gone.
+#[test]
+fn clocks_are_set() {
+    let directory = TempDir::new().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let mut added = 0;
+    let mut add = |from: i64, to: i64| {
+        for start in (from..to).step_by(10) {
+            store.add_window(range(start, start + 10), &facts(), &window(&[("a", 1)])).unwrap();
+            added += 1;
+        }
+        added
+    };
+    add(0, 4000);
+    // Over the same moments again, and where the machine was off before.
+    add(2000, 3000);
+    add(-5000, -4000);
+    // A year ahead, and back.
+    add(31_536_000, 31_536_600);
+    let added = add(4000, 9000);
+    let all = range(-10_000, 40_000_000);
+    let check = || {
+        assert_eq!(store.merge(all, Detail::Name, &|_, _| true).unwrap().facts.windows, added);
+        assert_eq!(totals(&store, all, Detail::Name), [("a".to_owned(), 2 * added)]);
+        let series = store.totals(all, "on-cpu", Duration::from_hours(1)).unwrap();
+        assert_eq!(series.iter().map(|total| total.value).sum::<u64>(), 2 * added);
+    };
+    check();
+    assert_eq!(totals(&store, range(2000, 3000), Detail::Process), [("a".to_owned(), 400)]);
+    store.retain(&Retention { fine_age: Duration::from_secs(1000), ..Retention::default() }, at(9000)).unwrap();
+    check();
+    // What was replaced is gone altogether.
+    let reader = rusqlite::Connection::open(directory.path().join("cputrace.db")).unwrap();
+    let sql = "SELECT count(*) FROM total WHERE window NOT IN (SELECT id FROM window)";
+    assert_eq!(reader.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap(), 0);
+}
+
+/// A week and more of windows, retained as they come: what is kept, the file, and what a long range is read from stay as
+/// they are once the first week is over.
+#[test]
+fn weeks_are_bounded() {
+    const WINDOW: i64 = 150;
+    const DAY: i64 = 86_400;
+    let directory = TempDir::new().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let digest = window(&[("a", 1), ("b", 1)]);
+    let mut sizes = Vec::new();
+    for start in (0..9 * DAY).step_by(WINDOW as usize) {
+        store.add_window(range(start, start + WINDOW), &facts(), &digest).unwrap();
+        if start % 3600 == 0 {
+            store.retain(&Retention::default(), at(start)).unwrap();
+        }
+        if start % DAY == 0 {
+            sizes.push((store.bytes(), store.windows().unwrap()));
+        }
+    }
+    let (bytes, windows) = sizes[7];
+    // A day as recorded, a week of five minutes and of hours.
+    assert!((576 + 2016 + 168..576 + 2016 + 168 + 100).contains(&windows), "{windows}");
+    for later in &sizes[8..] {
+        assert!(later.1 < windows + 100 && later.0 < bytes + bytes / 4, "{sizes:?}");
+    }
+    let week = store.merge(range(2 * DAY, 9 * DAY), Detail::Name, &|_, _| true).unwrap();
+    assert_eq!(week.facts.windows, 7 * 576);
+    assert!(week.read < 168 + 100, "{}", week.read);
+}
+
+/// One window that is damaged is missing, and said to be; the others are read, added up, and followed by new ones.
+#[test]
+fn damaged_windows_are_left_out() {
+    let directory = TempDir::new().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let add = |from: i64, to: i64| {
+        for start in (from..to).step_by(10) {
+            store.add_window(range(start, start + 10), &facts(), &window(&[("a", 1)])).unwrap();
+        }
+    };
+    add(0, 200);
+    let other = rusqlite::Connection::open(directory.path().join("cputrace.db")).unwrap();
+    other.execute("UPDATE window SET digest = x'00' WHERE start_ms = ?1", [unix_ms(at(50))]).unwrap();
+    let merged = store.merge(range(0, 200), Detail::Name, &|_, _| true).unwrap();
+    assert_eq!((merged.read, merged.damaged), (19, 1));
+    add(200, 400);
+    let merged = store.merge(range(0, 400), Detail::Name, &|_, _| true).unwrap();
+    assert_eq!((merged.facts.windows, merged.damaged), (39, 0));
+}
+
 /// Too much goes by size, the finest of long ago first; the file gets smaller.
 #[test]
 fn size_is_bounded() {
@@ -255,7 +343,8 @@ fn kills_are_survived() {
     const DIRECTORY: &str = "CPUTRACE_TEST_STORE";
     if let Some(directory) = std::env::var_os(DIRECTORY) {
         let store = Store::open(Path::new(&directory)).unwrap();
-        for start in 0.. {
+        let first = store.span().unwrap().map_or(0, |span| (unix_ms(span.to) - EPOCH_MS) / 1000);
+        for start in first.. {
             store.add_window(range(start, start + 1), &facts(), &window(&[("a", 1)])).unwrap();
             println!("stored {start}");
         }

@@ -253,6 +253,16 @@ pub(crate) fn recording() -> Recording {
             map_kb: 1_500,
         },
         unwinding: Some(Unwinding { tables: 3, rows: 1000, table_kb: 10, builds: 3, ..Unwinding::default() }),
+        spikes: vec![Spike {
+            pid: 1234,
+            name: "app".to_owned(),
+            start: Duration::from_millis(100),
+            end: Duration::from_millis(200),
+            usual_percent: 12.5,
+            peak_percent: 98.1,
+            score: 7.5,
+            functions: vec![SpikeFunction { name: "main".to_owned(), before_percent: 1.5, percent: 80.0 }],
+        }],
         notes: vec!["children of the targets are not followed: no BTF".to_owned()],
     }
 }

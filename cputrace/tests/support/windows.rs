@@ -9,7 +9,7 @@ use cputrace::store::windows::WindowFacts;
 pub(crate) fn window(groups: &[(&str, u64)]) -> Digest {
     let mut profile = Profile::new();
     let (path, file, name) = (profile.string("/bin/x"), profile.string("x.c"), profile.string("on-cpu"));
-    let source = profile.source(Source { name, unit: Unit::Nanoseconds, period: 10 });
+    let source = profile.source(Source { name, unit: Unit::Nanoseconds, period: 30 });
     let mapping = profile.mapping(Mapping { kind: MappingKind::File, path, build_id: None });
     let mut labels = Vec::new();
     for (pid, &(group, value)) in (1..).zip(groups) {
@@ -37,5 +37,5 @@ pub(crate) fn window(groups: &[(&str, u64)]) -> Digest {
 
 /// What is known of it.
 pub(crate) fn facts() -> WindowFacts {
-    WindowFacts { windows: 1, covered_ms: 10_000, frequency_hz: 19, samples_kept: 3, ..WindowFacts::default() }
+    WindowFacts { windows: 1, covered_ms: 10_000, frequency_hz: 19.0, samples_kept: 3, ..WindowFacts::default() }
 }

@@ -123,6 +123,9 @@ pub(super) fn dashboard() -> Dashboard {
                 .query("cputrace_config_last_reload_successful{@target}", "{{instance}}"),
             lines("Age of the configuration", "s", "Time since the configuration was last read without an error.")
                 .query("time() - cputrace_config_last_reload_success_timestamp_seconds{@target}", "{{instance}}"),
+            lines("Messages about anomalies", "none", "Messages to --webhook over the interval: sent, failed after several tries, or dropped because too many waited.")
+                .query("sum by (result) (increase(cputrace_webhook_messages_total{@target}[$__rate_interval]))", "{{result}}")
+                .empty("No messages: cputrace serve --webhook sends them"),
         ],
     );
     Dashboard {

@@ -40,6 +40,8 @@ pub(super) struct Trace {
     #[serde(default)]
     pub(super) stack_counters: Option<StackCounters>,
     #[serde(default)]
+    pub(super) anomalies: Vec<Anomaly>,
+    #[serde(default)]
     pub(super) notes: Vec<String>,
     #[serde(default)]
     pub(super) profile: Profile,
@@ -260,6 +262,27 @@ pub(super) struct PmuMissing {
     pub(super) code: String,
     pub(super) reason: String,
     pub(super) metrics: Vec<String>,
+}
+
+/// A spike of a process's CPU use.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Anomaly {
+    pub(super) signal: String,
+    pub(super) pid: u32,
+    pub(super) process_name: String,
+    pub(super) start: f64,
+    pub(super) end: f64,
+    pub(super) usual_pct: f64,
+    pub(super) peak_pct: f64,
+    pub(super) score: f64,
+    pub(super) functions: Vec<AnomalyFunction>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct AnomalyFunction {
+    pub(super) name: String,
+    pub(super) before_pct: f64,
+    pub(super) pct: f64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -11,8 +11,8 @@ use super::write::{kind_name, reason_name};
 use super::{SCHEMA_VERSION, document};
 use crate::model::{
     self, BuildId, Clock, ElfAddr, Event, Host, Ledger, Line, LossReason, MappingKind, OffCpuState, Overhead, Point,
-    Profile, ProgramCost, Recording, Sampling, SchedulerLedger, StackEnd, Target, ThreadTime, Tier, Timeline, Unit,
-    UnknownReason, Unwinding,
+    Profile, ProgramCost, Recording, Sampling, SchedulerLedger, Spike, SpikeFunction, StackEnd, Target, ThreadTime,
+    Tier, Timeline, Unit, UnknownReason, Unwinding,
 };
 
 /// The largest document that is read, unpacked.
@@ -92,7 +92,26 @@ fn recording(trace: document::Trace) -> Result<Recording, ReadError> {
         pmu: trace.pmu.map(super::pmu::counters).transpose()?,
         event: trace.event.map(super::pmu::event),
         stack_counters: trace.stack_counters.map(super::pmu::stack_counters),
+        spikes: trace.anomalies.into_iter().map(spike).collect::<Result<_, _>>()?,
         notes: trace.notes,
+    })
+}
+
+fn spike(anomaly: document::Anomaly) -> Result<Spike, ReadError> {
+    let document::Anomaly { signal: _, pid, process_name, start, end, usual_pct, peak_pct, score, functions } = anomaly;
+    let function = |function: document::AnomalyFunction| {
+        let document::AnomalyFunction { name, before_pct, pct } = function;
+        SpikeFunction { name, before_percent: before_pct, percent: pct }
+    };
+    Ok(Spike {
+        pid,
+        name: process_name,
+        start: duration(start)?,
+        end: duration(end)?,
+        usual_percent: usual_pct,
+        peak_percent: peak_pct,
+        score,
+        functions: functions.into_iter().map(function).collect(),
     })
 }
 

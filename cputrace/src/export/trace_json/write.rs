@@ -8,8 +8,8 @@ use time::format_description::well_known::Rfc3339;
 
 use super::{SCHEMA_VERSION, document};
 use crate::model::{
-    self, LossReason, MappingKind, OffCpuState, Point, ProgramCost, Recording, SchedulerLedger, StackEnd, ThreadTime,
-    Timeline, UnknownReason,
+    self, LossReason, MappingKind, OffCpuState, Point, ProgramCost, Recording, SchedulerLedger, Spike, SpikeFunction,
+    StackEnd, ThreadTime, Timeline, UnknownReason,
 };
 
 pub(super) fn document(recording: &Recording) -> document::Trace {
@@ -30,6 +30,7 @@ pub(super) fn document(recording: &Recording) -> document::Trace {
         pmu,
         event,
         stack_counters,
+        spikes,
         notes,
     } = recording;
     let first = timelines.first();
@@ -100,8 +101,29 @@ pub(super) fn document(recording: &Recording) -> document::Trace {
         pmu: pmu.as_ref().map(super::pmu::document),
         event: event.as_ref().map(super::pmu::event_document),
         stack_counters: stack_counters.as_ref().map(super::pmu::stack_counters_document),
+        anomalies: spikes.iter().map(anomaly).collect(),
         notes: notes.clone(),
         profile: self::profile(profile),
+    }
+}
+
+fn anomaly(spike: &Spike) -> document::Anomaly {
+    let Spike { pid, name, start, end, usual_percent, peak_percent, score, functions } = spike;
+    let function = |function: &SpikeFunction| document::AnomalyFunction {
+        name: function.name.clone(),
+        before_pct: tenths(function.before_percent),
+        pct: tenths(function.percent),
+    };
+    document::Anomaly {
+        signal: "cpu".to_owned(),
+        pid: *pid,
+        process_name: name.clone(),
+        start: seconds(*start),
+        end: seconds(*end),
+        usual_pct: tenths(*usual_percent),
+        peak_pct: tenths(*peak_percent),
+        score: tenths(*score),
+        functions: functions.iter().map(function).collect(),
     }
 }
 

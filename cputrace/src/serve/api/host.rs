@@ -14,7 +14,8 @@ use tokio_stream::{Stream, StreamExt};
 use utoipa::ToSchema;
 
 use super::problem::{Problem, blocking};
-use crate::metrics::collect::unix_seconds;
+use crate::group::Groups;
+use crate::metrics::collect::{seconds, unix_seconds};
 use crate::model::OffCpuState;
 use crate::process::host;
 use crate::serve::State;
@@ -37,8 +38,12 @@ pub(super) struct Status {
     cpus: u32,
     /// Length of a window, in seconds.
     window: f64,
-    /// Samples a second and CPU.
+    /// Samples a second and CPU, now.
     frequency: f64,
+    /// What cputrace takes, as a share of the CPU time of all CPUs, in the last second.
+    overhead: Option<f64>,
+    /// What it may take; over it, the frequency is lowered.
+    max_overhead: Option<f64>,
     /// Windows so far.
     windows: u64,
     /// Samples that were to be expected so far.
@@ -70,6 +75,8 @@ pub(super) async fn status(Shared(state): Shared<Arc<State>>) -> Result<Json<Sta
         let host = host::host();
         let span = state.store.span()?;
         let own = state.own();
+        let overhead = state.overhead();
+        let look = overhead.last();
         Ok(Json(Status {
             version: env!("CARGO_PKG_VERSION"),
             ready: state.is_ready(),
@@ -77,7 +84,9 @@ pub(super) async fn status(Shared(state): Shared<Arc<State>>) -> Result<Json<Sta
             kernel: host.kernel,
             cpus: host.cpus,
             window: state.window().as_secs_f64(),
-            frequency: own.frequency_hz,
+            frequency: look.map_or(own.frequency_hz, |look| look.frequency_hz),
+            overhead: look.map(|look| look.share),
+            max_overhead: look.and_then(|look| look.limit),
             windows: own.windows,
             samples_expected: own.samples_expected,
             samples_kept: own.samples_kept,
@@ -117,9 +126,8 @@ pub(super) struct GroupRow {
     get, path = "/api/groups", tag = "host",
     responses((status = 200, description = "The groups", body = Vec<GroupRow>))
 )]
-pub(super) async fn groups(Shared(state): Shared<Arc<State>>) -> Json<Vec<GroupRow>> {
-    let seconds = |ns: u64| ns as f64 / 1e9;
-    let rows = state.with_groups(|groups| {
+pub(super) async fn groups(Shared(state): Shared<Arc<State>>) -> Result<Json<Vec<GroupRow>>, Problem> {
+    let rows = |groups: &Groups| {
         let rows = groups.all().map(|(name, sums)| GroupRow {
             group: name.to_owned(),
             processes: sums.processes,
@@ -131,8 +139,8 @@ pub(super) async fn groups(Shared(state): Shared<Arc<State>>) -> Json<Vec<GroupR
             off_cpu_seconds: seconds(sums.off_cpu_ns.iter().sum()),
         });
         rows.collect()
-    });
-    Json(rows)
+    };
+    blocking(move || Ok(Json(state.with_groups(rows)))).await
 }
 
 /// A living process, and what it did in the last window.
@@ -164,9 +172,8 @@ pub(super) struct ProcessRow {
     get, path = "/api/processes", tag = "host",
     responses((status = 200, description = "The processes", body = Vec<ProcessRow>))
 )]
-pub(super) async fn processes(Shared(state): Shared<Arc<State>>) -> Json<Vec<ProcessRow>> {
-    let seconds = |ns: u64| ns as f64 / 1e9;
-    let mut rows: Vec<ProcessRow> = state.with_groups(|groups| {
+pub(super) async fn processes(Shared(state): Shared<Arc<State>>) -> Result<Json<Vec<ProcessRow>>, Problem> {
+    let rows = |groups: &Groups| {
         let rows = groups.processes().map(|process| ProcessRow {
             pid: process.pid,
             name: process.name.to_owned(),
@@ -182,10 +189,11 @@ pub(super) async fn processes(Shared(state): Shared<Arc<State>>) -> Json<Vec<Pro
                 .map(|(state, ns)| (state.name(), seconds(ns)))
                 .collect(),
         });
-        rows.collect()
-    });
-    rows.sort_by(|a, b| b.cpu_seconds.total_cmp(&a.cpu_seconds).then(a.pid.cmp(&b.pid)));
-    Json(rows)
+        let mut rows: Vec<ProcessRow> = rows.collect();
+        rows.sort_by(|a, b| b.cpu_seconds.total_cmp(&a.cpu_seconds).then(a.pid.cmp(&b.pid)));
+        rows
+    };
+    blocking(move || Ok(Json(state.with_groups(rows)))).await
 }
 
 /// A stream of events (SSE): `window` after each window, with what groups did in it.

@@ -24,6 +24,7 @@ use utoipa_axum::routes;
 
 use super::State;
 pub use problem::Problem;
+pub(super) use problem::blocking;
 pub(super) use profiles::recording;
 pub(super) use query::Moment;
 
@@ -54,6 +55,8 @@ fn parts() -> (Router<Arc<State>>, utoipa::openapi::OpenApi) {
         .routes(routes!(profiles::series))
         .routes(routes!(profiles::timeline))
         .routes(routes!(profiles::anomalies))
+        .routes(routes!(profiles::anomaly))
+        .routes(routes!(profiles::governor))
         .routes(routes!(host::status))
         .routes(routes!(host::groups))
         .routes(routes!(host::processes))

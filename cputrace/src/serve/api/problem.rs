@@ -3,6 +3,7 @@
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use tokio::task::JoinSet;
 use utoipa::ToSchema;
 
 use crate::export::FormatError;
@@ -34,6 +35,11 @@ impl Problem {
             status: status.as_u16(),
             detail: detail.into(),
         }
+    }
+
+    /// A panic.
+    pub(super) fn fault() -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "this request cannot be answered: a fault of cputrace's own")
     }
 
     /// The request is wrong.
@@ -78,14 +84,15 @@ impl From<ImportError> for Problem {
     }
 }
 
-/// Runs what blocks, where it holds up no other request.
-pub(super) async fn blocking<T: Send + 'static>(
+/// Runs what blocks, where it holds up no other request; not at all if the client goes away before its turn.
+pub(in crate::serve) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
 ) -> Result<T, Problem> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| {
-        Err(Problem::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "this request cannot be answered: a fault of cputrace's own",
-        ))
-    })
+    // Dropped with the request.
+    let mut tasks = JoinSet::new();
+    tasks.spawn_blocking(work);
+    match tasks.join_next().await {
+        Some(Ok(done)) => done,
+        _ => Err(Problem::fault()),
+    }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use axum::Json;
 use axum::extract::State as Shared;
-use axum::http::header;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::openapi::RefOr;
@@ -14,7 +14,7 @@ use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 use utoipa::{IntoParams, PartialSchema, ToSchema};
 
 use super::problem::{Problem, blocking};
-use super::query::{Filter, Params, RangeParams, RangeText, parse_range, small};
+use super::query::{Filter, Id, Params, RangeParams, RangeText, parse_range, small};
 use crate::analyze::tree::{Row, Tree};
 use crate::export::{self, EXPORTERS, Format};
 use crate::metrics::collect::unix_seconds;
@@ -92,9 +92,8 @@ pub(super) async fn profile(
 /// A recording in a format.
 pub(super) fn written(recording: &Recording, format: Format<'_>) -> Result<Vec<u8>, Problem> {
     let mut body = Vec::new();
-    let wrong = |error| {
-        Problem::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, format!("the profile cannot be written: {error}"))
-    };
+    let wrong =
+        |error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("the profile cannot be written: {error}"));
     format.exporter.export(recording, format.view, &mut body).map_err(wrong)?;
     Ok(body)
 }
@@ -107,8 +106,9 @@ fn merge(state: &State, range: Range, filter: &Filter, view: View) -> Result<Mer
 
 /// What was merged, as if it had been recorded in one.
 pub(in crate::serve) fn recording(merged: Merged, range: Range) -> Recording {
-    let Merged { digest, facts, read: _ } = merged;
-    let hz = f64::from(facts.frequency_hz);
+    let Merged { digest, facts, read: _, damaged } = merged;
+    let damaged = (damaged > 0).then(|| format!("{damaged} stored windows are damaged and missing here"));
+    let hz = facts.frequency_hz;
     let lost = facts.samples_expected.saturating_sub(facts.samples_kept);
     Recording {
         session_id: session_id(range.from),
@@ -131,12 +131,16 @@ pub(in crate::serve) fn recording(merged: Merged, range: Range) -> Recording {
         pmu: None,
         event: None,
         stack_counters: None,
-        notes: vec![format!(
+        spikes: Vec::new(),
+        notes: [format!(
             "made of {} windows that cover {} s; of all processes of the host, {} samples were kept and {lost} lost",
             facts.windows,
             facts.covered_ms / 1000,
             facts.samples_kept
-        )],
+        )]
+        .into_iter()
+        .chain(damaged)
+        .collect(),
     }
 }
 
@@ -457,8 +461,8 @@ pub(super) struct WindowRow {
     start: f64,
     /// How long it was, in seconds.
     duration: f64,
-    /// Samples a second and CPU.
-    frequency: u32,
+    /// Samples a second and CPU, on average: the governor may lower it.
+    frequency: f64,
     /// Samples that were to be expected.
     samples_expected: u64,
     /// Samples that are there.
@@ -526,9 +530,52 @@ pub(super) async fn anomalies(
     Shared(state): Shared<Arc<State>>,
     Params(range): Params<RangeParams>,
 ) -> Result<Json<Vec<EventAnswer>>, Problem> {
-    let range = range.range()?;
+    events(state, EventKind::Anomaly, range.range()?).await
+}
+
+/// One anomaly: when it was, how far from usual, and which functions have more of the time than before it.
+#[utoipa::path(
+    get, path = "/api/anomalies/{id}", tag = "profiles",
+    params(("id" = i32, Path, description = "The anomaly's id")),
+    responses(
+        (status = 200, description = "The anomaly; `event.diff.url` has the whole difference", body = EventAnswer),
+        (status = 400, description = "The id is no number", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such anomaly", body = Problem, content_type = "application/problem+json"),
+        (status = 500, description = "The store cannot be read", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn anomaly(Shared(state): Shared<Arc<State>>, Id(id): Id) -> Result<Json<EventAnswer>, Problem> {
+    let number = id.parse::<i64>().map_err(|_| Problem::bad(format!("{id:?} is no id: it has to be a number")))?;
+    blocking(move || match state.store.event(EventKind::Anomaly, number)? {
+        Some(row) => Ok(Json(EventAnswer { id: row.id, at: unix_seconds(row.at), event: row.event })),
+        None => {
+            Err(Problem::new(StatusCode::NOT_FOUND, format!("there is no anomaly {number}; /api/anomalies lists them")))
+        }
+    })
+    .await
+}
+
+/// The steps of the governor in a range: where the overhead made it change the sampling frequency.
+#[utoipa::path(
+    get, path = "/api/governor", tag = "host",
+    params(RangeParams),
+    responses(
+        (status = 200, description = "The steps, in order of time", body = Vec<EventAnswer>),
+        (status = 400, description = "A parameter is wrong", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "The range ends before it begins, or is too long", body = Problem, content_type = "application/problem+json"),
+        (status = 500, description = "The store cannot be read", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn governor(
+    Shared(state): Shared<Arc<State>>,
+    Params(range): Params<RangeParams>,
+) -> Result<Json<Vec<EventAnswer>>, Problem> {
+    events(state, EventKind::Governor, range.range()?).await
+}
+
+async fn events(state: Arc<State>, kind: EventKind, range: Range) -> Result<Json<Vec<EventAnswer>>, Problem> {
     blocking(move || {
-        let events = state.store.events(EventKind::Anomaly, range)?.into_iter();
+        let events = state.store.events(kind, range)?.into_iter();
         let events = events.map(|row| EventAnswer { id: row.id, at: unix_seconds(row.at), event: row.event });
         Ok(Json(events.collect()))
     })

@@ -45,7 +45,8 @@ pub(super) fn profiles(window: &Window) -> Vec<(Owner, Vec<Owned>)> {
             let mut digest = Digest::new();
             let keep = |of: &str, member: &Member<'_>| of == source && Owner::of(member) == owner;
             digest.merge(&window.digest, Detail::Name, &keep);
-            let recording = api::recording(Merged { digest, facts: WindowFacts::default(), read: 1 }, window.range);
+            let recording =
+                api::recording(Merged { digest, facts: WindowFacts::default(), read: 1, damaged: 0 }, window.range);
             let types = ProfileType::of_source(source);
             let mut profile = profile_type::pprof(&recording, &types);
             profile.sample = by_stack(&profile.sample);
