@@ -137,7 +137,7 @@ fn encode_value(encoder: &mut MetricEncoder<'_>, kind: Kind, value: &Value) -> f
             let none = NativeHistogramBuckets { spans: &[], deltas: &[] };
             let native = NativeHistogram {
                 schema: 0,
-                zero_threshold: 0.0,
+                zero_threshold: ZERO_THRESHOLD,
                 zero_count: 0,
                 negative: none,
                 positive: NativeHistogramBuckets { spans: &spans, deltas: &deltas },
@@ -149,6 +149,10 @@ fn encode_value(encoder: &mut MetricEncoder<'_>, kind: Kind, value: &Value) -> f
         }
     }
 }
+
+/// client_golang's: 2^-128. Prometheus takes a histogram without waits for a classic one if this is 0, and with the first of its
+/// family all others.
+const ZERO_THRESHOLD: f64 = 2.938_735_877_055_719e-39;
 
 /// The first row's upper end: 2^10 ns, shorter waits are in one bucket.
 const FIRST_BUCKET: usize = 9;
@@ -302,6 +306,17 @@ mod tests {
         check("application/openmetrics-text;version=2.0.0,text/plain;q=0.4", Exposition::Text);
         check("application/openmetrics-text; version=1.0.0; q=0.3, text/plain; q=0.4", Exposition::Text);
         check("application/openmetrics-text;q=x", Exposition::Text);
+    }
+
+    /// What has no waits yet is a native histogram as well.
+    #[test]
+    fn empty_ones_are_native() {
+        let waits = Value::Waits { sum: 0.0, rows: Box::new([0; 32]), rows_a_bucket: 8 };
+        let empty = Family { metric: &GROUP_RUN_QUEUE_LATENCY, series: vec![(vec!["x".to_owned()], waits)] };
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(Constant(vec![empty])));
+        let families = prometheus_protobuf::encode(&registry).unwrap();
+        assert!(families[0].metric[0].histogram.as_ref().unwrap().zero_threshold > 0.0);
     }
 
     /// Rows lie next to the powers of two that they are put to, and none gets lost.

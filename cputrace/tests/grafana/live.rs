@@ -277,7 +277,7 @@ fn prometheus_answers_all_queries() {
     flame_graphs(&address);
     // Native histograms come as protobuf, and have no series of buckets.
     wait_for(&native, "histogram_quantile(0.99, rate(cputrace_runqueue_latency_seconds[60s]))");
-    wait_for(&native, "histogram_quantile(0.5, rate(cputrace_group_runqueue_latency_seconds[60s]))");
+    wait_for(&native, "histogram_quantile(0.5, sum(rate(cputrace_group_runqueue_latency_seconds[60s])))");
     let buckets = ask(&native, "query", &[("query", "cputrace_runqueue_latency_seconds_bucket")]).unwrap();
     assert!(!has_data(&buckets));
     println!("{count} queries");
