@@ -250,10 +250,13 @@ impl Store {
         Ok(sources)
     }
 
-    /// The start of the first window and the end of the last.
+    /// The start of the first window and the end of the last. A coarse window may begin before what it is made of: it counts only
+    /// where there is nothing finer of its time.
     pub fn span(&self) -> Result<Option<Range>, StoreError> {
         let span: (Option<i64>, Option<i64>) = self.reader()?.query_row(
-            "SELECT min(start_ms), (SELECT max(end_ms) FROM window WHERE level = 0) FROM window",
+            "SELECT coalesce((SELECT min(start_ms) FROM window WHERE fine.first IS NULL OR end_ms <= fine.first), fine.first),
+                    coalesce(fine.last, (SELECT max(end_ms) FROM window))
+             FROM (SELECT min(start_ms) AS first, max(end_ms) AS last FROM window WHERE level = 0) AS fine",
             [],
             |row| Ok((row.get(0)?, row.get(1)?)),
         )?;

@@ -99,6 +99,8 @@ proptest! {
             let value = u64::try_from(start).unwrap() + 1;
             store.add_window(range(start, start + 1), &facts(), &window(&[("a", value), ("b", 1)])).unwrap();
         }
+        let (first, last) = (*starts.first().unwrap(), *starts.last().unwrap());
+        prop_assert_eq!(store.span().unwrap(), Some(range(first, last + 1)));
         for (from, length) in ranges {
             let (from, to) = if aligned { (from / 300 * 300, (from + length) / 300 * 300) } else { (from, from + length) };
             let inside = starts.range(from.min(to)..to);
