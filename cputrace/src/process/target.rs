@@ -87,9 +87,14 @@ pub fn resolve(targets: &[Target]) -> Result<Resolved, TargetError> {
     Ok(Resolved { selection, pids, directory })
 }
 
-/// The processes that match now, for targets which new processes can match later without being anybody's child.
+/// Whether new processes can match a target later without being anybody's child.
+pub fn is_open(target: &Target) -> bool {
+    matches!(target, Target::Name(_) | Target::Cgroup(_))
+}
+
+/// The processes that match such targets now.
 pub fn newcomers(targets: &[Target]) -> Vec<u32> {
-    let open = targets.iter().filter(|target| matches!(target, Target::Name(_) | Target::Cgroup(_)));
+    let open = targets.iter().filter(|target| is_open(target));
     open.flat_map(|target| processes(target).unwrap_or_default()).collect()
 }
 

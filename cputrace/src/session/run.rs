@@ -385,7 +385,9 @@ impl<'a> Session<'a> {
                 self.sampler.remove_target(pid);
             }
         }
-        self.selection == Selection::Processes && self.targets.is_empty()
+        // Within a time that was asked for, others may come.
+        let may_come = self.options.duration.is_some() && self.options.targets.iter().any(target::is_open);
+        self.selection == Selection::Processes && self.targets.is_empty() && !may_come
     }
 
     fn progress(&self) -> Progress<'_> {
