@@ -5,6 +5,8 @@
 //! span's time cost is more than that, half as much is sampled: at once where it costs very much, at the span's end where it
 //! costs a little too much, and never for a window's end alone, which is dear. If it has cost clearly less for long enough,
 //! twice as much is sampled again; where that turns out to be too much, the next try waits twice as long.
+//!
+//! The first spans count for nothing: all of the host's programs are new then, and what is made for them is made once.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -18,6 +20,9 @@ const MIN_SPAN: Duration = Duration::from_secs(5);
 
 /// Spans that a try to sample more waits at most.
 const MAX_PATIENCE: u32 = 32;
+
+/// Spans of the start: in the first all programs are met, in the second their functions are named.
+const START_SPANS: u32 = 2;
 
 /// What the governor wants.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,6 +49,8 @@ pub struct Governor {
     span: Duration,
     level: u32,
     max_level: u32,
+    /// How much of the start is left.
+    start: Duration,
     /// Since the last decision, and of no more than a span.
     looks: VecDeque<Look>,
     /// How long it has cost clearly less.
@@ -58,11 +65,13 @@ pub struct Governor {
 impl Governor {
     /// With `limit` as a share of the host's CPU time, and up to `max_level` halvings.
     pub fn new(limit: f64, window: Duration, max_level: u32) -> Self {
+        let span = window.max(MIN_SPAN);
         Self {
             limit,
-            span: window.max(MIN_SPAN),
+            span,
             level: 0,
             max_level,
+            start: START_SPANS * span,
             looks: VecDeque::new(),
             calm: Duration::ZERO,
             patience: 1,
@@ -83,6 +92,10 @@ impl Governor {
 
     /// Takes what the last `elapsed` cost, as a share of the host's CPU time.
     pub fn look(&mut self, elapsed: Duration, share: f64) -> Option<Decision> {
+        if !self.start.is_zero() {
+            self.start = self.start.saturating_sub(elapsed);
+            return None;
+        }
         self.looks.push_back(Look { elapsed, share });
         let mut covered: Duration = self.looks.iter().map(|look| look.elapsed).sum();
         while let Some(oldest) = self.looks.front().map(|look| look.elapsed)
@@ -141,9 +154,13 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
     const WINDOW: Duration = Duration::from_secs(10);
 
-    /// Seconds at which something was decided, of a load whose cost is told by second and level.
+    /// Seconds after the start at which something was decided, of a load whose cost is told by second and level.
     fn decisions(seconds: u32, cost: impl Fn(u32, u32) -> f64) -> (Governor, Vec<(u32, Decision)>) {
         let mut governor = Governor::new(0.01, WINDOW, 4);
+        // Whatever the start costs.
+        for _ in 0..20 {
+            assert_eq!(governor.look(SECOND, 0.5), None);
+        }
         let decided = (0..seconds).filter_map(|second| {
             let share = cost(second, governor.level());
             Some((second, governor.look(SECOND, share)?))
