@@ -158,7 +158,6 @@ struct Member {
     /// Its time on the CPU since then, and the part of that in the kernel.
     on_cpu_ns: u64,
     system_ns: u64,
-    is_alive: bool,
     last: Last,
 }
 
@@ -364,8 +363,7 @@ impl Groups {
                 },
                 _ => Seen::default(),
             });
-            let group = self.group(&labels.group);
-            group.sums.starts += u64::from(started && renamed.is_none());
+            self.group(&labels.group).sums.starts += u64::from(started && renamed.is_none());
             let Facts { comm, start_ticks, .. } = facts;
             let member = Member {
                 comm,
@@ -375,13 +373,11 @@ impl Groups {
                 met_ticks: [seen.user_ticks, seen.system_ticks],
                 on_cpu_ns: 0,
                 system_ns: 0,
-                is_alive: stat.is_some(),
                 last: Last::default(),
             };
             self.members.insert(pid, member);
         }
         let Some(member) = self.members.get_mut(&pid) else { return };
-        member.is_alive = stat.is_some();
         if let Some(stat) = &stat {
             let now = Seen::from(stat);
             let sums = &mut self.groups.get_mut(&member.labels.group).expect("a member's group stays").sums;
@@ -443,9 +439,10 @@ impl Groups {
         let groups = &mut self.groups;
         self.members.retain(|pid, member| {
             let process = processes.by_pid.get(pid);
+            // What has ended by the account has, even if it is gone from /proc before: else the next window would meet it anew.
             // One that the account lacks altogether is looked for: its end may have got lost.
             let is_there = match process {
-                Some(process) => !process.has_ended && member.is_alive,
+                Some(process) => !process.has_ended,
                 None => std::path::Path::new(&format!("/proc/{pid}")).exists(),
             };
             if !is_there && let Some(group) = groups.get_mut(&member.labels.group) {
@@ -595,6 +592,19 @@ mod tests {
     fn options(rules: &[&str], max: usize, linger: Duration) -> GroupOptions {
         let rules = rules.iter().map(|rule| toml::from_str(rule).unwrap()).collect();
         GroupOptions { rules, max, linger }
+    }
+
+    /// A process that a window's end falls into is one, though it is gone when the window is looked at.
+    #[test]
+    fn a_windows_end_falls_into_a_process() {
+        let mut groups = Groups::new(&options(&["name = '{{.Comm}}'"], 9, Duration::from_secs(60))).unwrap();
+        groups.add(&window(&[]));
+        let mut begun = window(&[("a", 1, 0, 0)]);
+        begun.threads[0].ended = false;
+        groups.add(&begun);
+        groups.add(&window(&[("a", 1, 0, 0)]));
+        let sums = groups.all().next().unwrap().1;
+        assert_eq!((sums.starts, sums.exits, sums.processes), (1, 1, 0));
     }
 
     /// A window of processes that have ended: name, seconds on the CPU, samples in user code and in the kernel.
