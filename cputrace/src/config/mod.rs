@@ -27,7 +27,7 @@ use crate::symbolize::Detail;
 use setting::settings;
 pub use setting::{Setting, Takes};
 use source::ConfigError;
-use value::{Bytes, Connections, Frequency, Rules, Sets, Share, Time, Url, WantedTier};
+use value::{Bytes, Connections, Frequency, Rules, Sets, Share, ShortTime, Time, Url, WantedTier};
 
 settings! {
     /// Where it is to be reached.
@@ -60,8 +60,8 @@ settings! {
         inlined: bool = false, "inlined" "BOOL", Restart;
         /// Keep waits with their stacks
         off_cpu: bool = true, "off-cpu" "BOOL", Restart;
-        /// Keep waits of at least this time: seconds, or with a unit
-        off_cpu_min: Time = Time(Duration::from_millis(10)), "off-cpu-min" "TIME", Restart;
+        /// Keep waits of at least this time: milliseconds, or with a unit
+        off_cpu_min: ShortTime = ShortTime(Duration::from_millis(10)), "off-cpu-min" "TIME", Restart;
         /// Keep with each wait who ended it
         wakers: bool = false, "wakers" "BOOL", Restart;
         /// Rules for the reasons of waits, that come before the built-in ones

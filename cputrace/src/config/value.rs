@@ -51,6 +51,26 @@ impl From<Time> for String {
     }
 }
 
+/// A short length of time, as `record` takes it: milliseconds, or text with a unit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(try_from = "Scalar", into = "String")]
+pub struct ShortTime(pub Duration);
+
+impl TryFrom<Scalar> for ShortTime {
+    type Error = String;
+
+    fn try_from(text: Scalar) -> Result<Self, String> {
+        let text = text.to_string();
+        duration::milliseconds(&text).map(Self).map_err(|problem| format!("{text:?} is no time: {problem}"))
+    }
+}
+
+impl From<ShortTime> for String {
+    fn from(ShortTime(time): ShortTime) -> Self {
+        duration::text(time)
+    }
+}
+
 /// A size in megabytes, or text with a unit; units are powers of 1024, as Prometheus has them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(try_from = "Scalar", into = "String")]
