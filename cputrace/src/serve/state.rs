@@ -49,6 +49,17 @@ pub struct News {
     pub data: Arc<str>,
 }
 
+/// Ends a recording on demand with the request for it: whoever asked may have gone away.
+#[derive(Debug)]
+pub struct EndsRecording(Sender<Stop>);
+
+impl Drop for EndsRecording {
+    fn drop(&mut self) {
+        // Fails only where it has ended already.
+        let _ = self.0.send(Stop);
+    }
+}
+
 /// Shared by all threads of the server.
 pub struct State {
     is_ready: AtomicBool,
@@ -226,11 +237,11 @@ impl State {
         }
     }
 
-    /// A recording on demand runs, and can be ended early.
-    pub fn begin_recording(&self) -> Receiver<Stop> {
+    /// A recording on demand runs, and can be ended early: at the latest when the first of what is returned is dropped.
+    pub fn begin_recording(&self) -> (EndsRecording, Receiver<Stop>) {
         let (sender, receiver) = mpsc::channel();
-        *locked(&self.recording) = Some(sender);
-        receiver
+        *locked(&self.recording) = Some(sender.clone());
+        (EndsRecording(sender), receiver)
     }
 
     /// The server ends: so do recordings on demand, and what they have is stored.

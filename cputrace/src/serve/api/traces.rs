@@ -398,6 +398,7 @@ pub(super) async fn record(Shared(state): Shared<Arc<State>>, request: Request) 
     let Ok(permit) = state.recordings.clone().try_acquire_owned() else {
         return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, "another recording runs: try again when it is over"));
     };
+    let (_ends_with_request, stop) = state.begin_recording();
     let stored = blocking(move || {
         let _permit = permit;
         let options = Options {
@@ -406,7 +407,6 @@ pub(super) async fn record(Shared(state): Shared<Arc<State>>, request: Request) 
             duration: Some(Duration::from_secs_f64(duration)),
             ..state.on_demand.clone()
         };
-        let stop = state.begin_recording();
         let outcome = session::record(&options, None, &mut |_| {}, &stop)
             .map_err(|error| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()))?;
         store(&state, &outcome.recording, None, "record")
