@@ -81,7 +81,8 @@ fn thread<'a>(trace: &'a Value, name: &str) -> &'a Value {
 /// A part of a thread's time, as a share of it.
 fn share(thread: &Value, part: &str) -> f64 {
     let part = thread.get(part).unwrap_or_else(|| &thread["off_cpu_ns"][part]);
-    part.as_f64().unwrap() / thread["elapsed_ns"].as_f64().unwrap()
+    // A state that there was none of is left out.
+    part.as_f64().unwrap_or(0.0) / thread["elapsed_ns"].as_f64().unwrap()
 }
 
 /// What sleeps for 300 ms of each second does, and who waits for a lock does so for who holds it.
@@ -99,7 +100,8 @@ fn known_waits() {
     assert!((0.65..0.8).contains(&runs) && (0.2..0.35).contains(&sleeps), "{sleeper:#}");
     // The kernel's counts are of the same time.
     for thread in trace["threads"].as_array().unwrap() {
-        let waits: u64 = thread["run_queue_waits"].as_array().unwrap().iter().map(|row| row.as_u64().unwrap()).sum();
+        let rows = thread["run_queue_waits"].as_array().into_iter().flatten();
+        let waits: u64 = rows.map(|row| row.as_u64().unwrap()).sum();
         let switches = ["switches_voluntary", "switches_involuntary"].map(|name| thread[name].as_u64().unwrap());
         let switches: u64 = switches.iter().sum();
         assert!(switches.abs_diff(waits) <= 5 + switches / 50, "{thread:#}");

@@ -118,10 +118,9 @@ fn samples_of(trace: &serde_json::Value, source: &str) -> (u64, u64) {
     let name_of = |row: &serde_json::Value| &profile["strings"][row["name"].as_u64().unwrap() as usize];
     let sources = profile["sources"].as_array().unwrap();
     let index = sources.iter().position(|row| name_of(row) == source).unwrap() as u64;
-    let samples = profile["samples"].as_array().unwrap().iter().filter(|sample| sample["source"] == index);
-    samples.fold((0, 0), |(count, value), sample| {
-        (count + sample["count"].as_u64().unwrap(), value + sample["value"].as_u64().unwrap())
-    })
+    let column = |name: &str| profile["samples"][name].as_array().unwrap().iter().map(|value| value.as_u64().unwrap());
+    let rows = column("source").zip(column("count").zip(column("value"))).filter(|(source, _)| *source == index);
+    rows.fold((0, 0), |(counts, values), (_, (count, value))| (counts + count, values + value))
 }
 
 /// Where page faults happen: all of them, in the function that touches the pages; and by tens, worth as much.

@@ -319,6 +319,7 @@ pub(super) struct ThreadTime {
     pub(super) switches_voluntary: u64,
     pub(super) switches_involuntary: u64,
     pub(super) migrations: u64,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) run_queue_waits: Vec<u64>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) ended: bool,
@@ -350,7 +351,7 @@ pub(super) struct Profile {
     pub(super) processes: Vec<Process>,
     pub(super) threads: Vec<Thread>,
     pub(super) sources: Vec<Source>,
-    pub(super) samples: Vec<Sample>,
+    pub(super) samples: Samples,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -404,16 +405,16 @@ pub(super) struct Source {
     pub(super) period: u64,
 }
 
-/// `at_us` is delta-coded; `values` is left out where each event is worth the source's period.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Sample {
-    pub(super) thread: u32,
-    pub(super) source: u32,
-    pub(super) stack: Option<u32>,
-    pub(super) count: u64,
-    pub(super) value: u64,
+/// A row for equal observations. `at_us` is delta-coded; a row of `values` is empty where each event is worth the source's
+/// period, and all of it is where that holds for every row.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Samples {
+    pub(super) thread: Vec<u32>,
+    pub(super) source: Vec<u32>,
+    pub(super) stack: Vec<Option<u32>>,
+    pub(super) count: Vec<u64>,
+    pub(super) value: Vec<u64>,
+    pub(super) at_us: Vec<Vec<u64>>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) at_us: Vec<u64>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) values: Vec<u64>,
+    pub(super) values: Vec<Vec<u64>>,
 }

@@ -384,16 +384,22 @@ fn profile(tables: &document::Profile) -> Result<Profile, ReadError> {
         let name = at(&strings, source.name)?;
         sources.push(profile.source(model::Source { name, unit, period: source.period }));
     }
-    for sample in &tables.samples {
-        let stack = sample.stack.map(|stack| at(&stacks, stack)).transpose()?;
-        let key = (at(&threads, sample.thread)?, at(&sources, sample.source)?, stack);
-        profile.add(key, sample.count, sample.value, None);
-        let period = tables.sources[sample.source as usize].period;
-        let mut at_us = 0_u64;
-        for (index, delta) in sample.at_us.iter().enumerate() {
-            at_us = at_us.saturating_add(*delta);
-            let value = sample.values.get(index).copied().unwrap_or(period);
-            profile.add(key, 0, 0, Some(Event { at_ns: at_us.saturating_mul(1000), value }));
+    let document::Samples { thread, source, stack, count, value, at_us, values } = &tables.samples;
+    let lengths = [source.len(), stack.len(), count.len(), value.len(), at_us.len()];
+    if lengths.iter().any(|&length| length != thread.len()) {
+        return Err(ReadError::Damaged("columns of the samples differ in length"));
+    }
+    for row in 0..thread.len() {
+        let stack = stack[row].map(|stack| at(&stacks, stack)).transpose()?;
+        let key = (at(&threads, thread[row])?, at(&sources, source[row])?, stack);
+        profile.add(key, count[row], value[row], None);
+        let period = tables.sources[source[row] as usize].period;
+        let values = values.get(row).map_or(&[][..], Vec::as_slice);
+        let mut at_us_so_far = 0_u64;
+        for (index, delta) in at_us[row].iter().enumerate() {
+            at_us_so_far = at_us_so_far.saturating_add(*delta);
+            let value = values.get(index).copied().unwrap_or(period);
+            profile.add(key, 0, 0, Some(Event { at_ns: at_us_so_far.saturating_mul(1000), value }));
         }
     }
     Ok(profile)

@@ -201,6 +201,7 @@ fn thread_time(time: &ThreadTime) -> document::ThreadTime {
         off_cpu_ns: OffCpuState::ALL
             .iter()
             .zip(time.off_cpu_ns)
+            .filter(|(_, ns)| *ns > 0)
             .map(|(state, ns)| (state.name().to_owned(), ns))
             .collect(),
         residual_ns: time.residual_ns(),
@@ -319,7 +320,7 @@ fn profile(profile: &model::Profile) -> document::Profile {
                 period: source.period,
             })
             .collect(),
-        samples: profile.samples().iter().map(|sample| self::sample(profile, sample)).collect(),
+        samples: samples(profile),
     }
 }
 
@@ -341,27 +342,31 @@ fn locations(locations: &[model::Location]) -> document::Locations {
     }
 }
 
-fn sample(profile: &model::Profile, sample: &model::Sample) -> document::Sample {
-    let period = profile.sources()[sample.source.index()].period;
-    let mut last = 0;
-    let at_us = sample.events.iter().map(|event| {
-        let at = event.at_ns / 1000;
-        let delta = at.saturating_sub(last);
-        last = at.max(last);
-        delta
-    });
-    let at_us = at_us.collect();
-    let uniform = sample.events.iter().all(|event| event.value == period);
-    let values = if uniform { Vec::new() } else { sample.events.iter().map(|event| event.value).collect() };
-    document::Sample {
-        thread: row(sample.thread.index()),
-        source: row(sample.source.index()),
-        stack: sample.stack.map(|stack| row(stack.index())),
-        count: sample.count,
-        value: sample.value,
-        at_us,
-        values,
+fn samples(profile: &model::Profile) -> document::Samples {
+    let mut columns = document::Samples::default();
+    for sample in profile.samples() {
+        let period = profile.sources()[sample.source.index()].period;
+        let mut last = 0;
+        let at_us = sample.events.iter().map(|event| {
+            let at = event.at_ns / 1000;
+            let delta = at.saturating_sub(last);
+            last = at.max(last);
+            delta
+        });
+        let uniform = sample.events.iter().all(|event| event.value == period);
+        let values = if uniform { Vec::new() } else { sample.events.iter().map(|event| event.value).collect() };
+        columns.thread.push(row(sample.thread.index()));
+        columns.source.push(row(sample.source.index()));
+        columns.stack.push(sample.stack.map(|stack| row(stack.index())));
+        columns.count.push(sample.count);
+        columns.value.push(sample.value);
+        columns.at_us.push(at_us.collect());
+        columns.values.push(values);
     }
+    if columns.values.iter().all(Vec::is_empty) {
+        columns.values.clear();
+    }
+    columns
 }
 
 /// A kind of mapping's name in the document.
