@@ -38,7 +38,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 6)]
     rounds: u32,
     /// How long each profiler watches the whole host
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 20)]
     seconds: u64,
     /// Everything is built already
     #[arg(long, hide = true)]

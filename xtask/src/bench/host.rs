@@ -10,7 +10,7 @@ use super::tool::{Subject, Tool};
 use crate::system::command;
 use crate::workload::{self, Frames};
 
-const TOOLS: [Tool; 3] = [Tool::PerfFramePointers, Tool::Bpftrace, Tool::Cputrace];
+const TOOLS: [Tool; 4] = [Tool::PerfFramePointers, Tool::Bpftrace, Tool::Cputrace, Tool::CputraceSamples];
 
 /// The usual rate: no multiple of anything that happens a hundred times a second.
 const HZ: u32 = 99;
@@ -31,8 +31,10 @@ pub(super) fn measure(time: Duration) -> anyhow::Result<()> {
         let (rss, file) = (*rss_kb as f64 / 1024.0, *file_bytes as f64 / 1e3);
         println!("{:<24} {recording:>15.2} {:>15.2} {rss:>10.1} {file:>10.1}", tool.name(), in_all.as_secs_f64());
     }
-    for trace in measured.iter().filter_map(|own| own.trace.as_ref()) {
-        print_trace(trace);
+    for (tool, own) in TOOLS.iter().zip(&measured) {
+        if let Some(trace) = &own.trace {
+            print_trace(tool.name().trim(), trace);
+        }
     }
     Ok(())
 }
@@ -61,23 +63,20 @@ fn one(tool: Tool, time: Duration) -> anyhow::Result<Own> {
     let out = running.out.clone();
     let in_all = running.stop()?;
     let file_bytes = std::fs::metadata(&out).with_context(|| format!("{} wrote no file", tool.name()))?.len();
-    let trace = if tool == Tool::Cputrace { Some(serde_json::from_slice(&std::fs::read(&out)?)?) } else { None };
+    let trace = if tool.is_ours() { Some(serde_json::from_slice(&std::fs::read(&out)?)?) } else { None };
     Ok(Own { recording, in_all: in_all.cpu, rss_kb: in_all.rss_kb, file_bytes, trace })
 }
 
 /// What only cputrace says: the kernel's side, and what was lost.
-fn print_trace(trace: &Value) {
+fn print_trace(name: &str, trace: &Value) {
     let (overhead, ledger) = (&trace["overhead"], &trace["ledger"]);
     let seconds = trace["duration_seconds"].as_f64().unwrap_or(f64::NAN);
     if let (Some(bpf), Some(runs)) = (overhead["bpf_run_time_seconds"].as_f64(), overhead["bpf_runs"].as_f64()) {
         let (percent, each) = (100.0 * bpf / seconds, 1e6 * bpf / runs);
-        println!(
-            "cputrace's eBPF programs: {percent:.3} % of one CPU, {each:.2} us a run; maps {} kB",
-            overhead["map_kb"]
-        );
+        println!("{name}: eBPF programs {percent:.3} % of one CPU, {each:.2} us a run; maps {} kB", overhead["map_kb"]);
     }
     println!(
-        "cputrace's ledger: {} samples expected, {} kept, lost {}",
+        "{name}: {} samples expected, {} kept, lost {}",
         ledger["samples_expected"], ledger["samples_kept"], ledger["samples_lost"]
     );
 }

@@ -1,8 +1,9 @@
 //! What one sample costs the program that is sampled: the slow-down of a pinned program at a high rate.
 //!
 //! The program does the same piece of work of some 4 ms again and again. Each profiler has its turn in each of many
-//! short rounds, and the fastest piece of all its rounds is compared with the fastest without a profiler: whatever else
-//! the machine does only makes pieces slower. How many samples there really were is read from the CPU's own count of
+//! short rounds, and the fastest stretch of pieces of all its rounds is compared with the fastest without a profiler:
+//! whatever else the machine does only makes them slower. A stretch has some two hundred samples, so that none is the
+//! fastest because its interrupts happened to be. How many samples there really were is read from the CPU's own count of
 //! interrupts, the same way for every profiler; so is the time until the first one.
 
 use std::io::{BufRead, BufReader};
@@ -19,6 +20,9 @@ use crate::workload::{self, Frames};
 
 /// How long a profiler is measured in one round.
 const WINDOW: Duration = Duration::from_millis(600);
+
+/// Pieces of work that are looked at as one.
+const STRETCH: usize = 10;
 
 /// From the first sample until its start-up no longer shows.
 const SETTLE: Duration = Duration::from_millis(300);
@@ -42,7 +46,7 @@ impl Case {
     }
 }
 
-const CASES: [Case; 7] = [
+const CASES: [Case; 8] = [
     Case::Nothing,
     Case::TimerAlone,
     Case::By(Tool::PerfNoStack),
@@ -50,11 +54,12 @@ const CASES: [Case; 7] = [
     Case::By(Tool::PerfDwarf),
     Case::By(Tool::Bpftrace),
     Case::By(Tool::Cputrace),
+    Case::By(Tool::CputraceSamples),
 ];
 
 /// What one round of one case gave.
 struct Round {
-    /// The fastest piece of work, in seconds.
+    /// A piece of work in the fastest stretch, in seconds.
     fastest: f64,
     /// Interrupts a second.
     rate: f64,
@@ -117,7 +122,7 @@ fn round(program: &Path, cpu: usize, case: Case, hz: u32) -> anyhow::Result<Roun
         let victim = Victim::start(program, cpu, (case == Case::TimerAlone).then_some(hz))?;
         let Some((round, quiet_rate)) = victim.round(case, hz)? else { continue };
         rate = round.rate - quiet_rate;
-        // A window in part without samples would have the fastest piece of all.
+        // A window in part without samples would have the fastest stretch of all.
         if case == Case::Nothing || case == Case::TimerAlone || rate > 0.9 * f64::from(hz) {
             return Ok(round);
         }
@@ -182,7 +187,9 @@ impl Victim {
         let start = Instant::now();
         let rate = self.rate(WINDOW)?;
         let inside = |(end, took): &(Instant, Duration)| *end >= start + *took;
-        let fastest = self.pieces.try_iter().filter(inside).map(|(_, took)| took.as_secs_f64()).reduce(f64::min);
+        let pieces: Vec<_> = self.pieces.try_iter().filter(inside).map(|(_, took)| took.as_secs_f64()).collect();
+        let stretches = pieces.windows(STRETCH).map(|stretch| stretch.iter().sum::<f64>() / STRETCH as f64);
+        let fastest = stretches.reduce(f64::min);
         Ok(Round { fastest: fastest.context("the pinned program did nothing")?, rate, first_sample })
     }
 

@@ -19,7 +19,10 @@ pub(super) enum Subject {
 /// One way to run a profiler.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Tool {
+    /// With all that it does by default: the account of the threads' time, and waits with their stacks.
     Cputrace,
+    /// Only what the others do.
+    CputraceSamples,
     PerfNoStack,
     PerfFramePointers,
     PerfDwarf,
@@ -30,6 +33,7 @@ impl Tool {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Cputrace => "cputrace record",
+            Self::CputraceSamples => "  samples alone",
             Self::PerfNoStack => "perf record, no stacks",
             Self::PerfFramePointers => "perf record -g",
             Self::PerfDwarf => "perf record, dwarf",
@@ -37,15 +41,22 @@ impl Tool {
         }
     }
 
+    pub(super) fn is_ours(self) -> bool {
+        matches!(self, Self::Cputrace | Self::CputraceSamples)
+    }
+
     fn command(self, subject: Subject, hz: u32, out: &Path) -> Command {
         let mut command = match self {
-            Self::Cputrace => command(target().join("release/cputrace")),
+            Self::Cputrace | Self::CputraceSamples => command(target().join("release/cputrace")),
             Self::PerfNoStack | Self::PerfFramePointers | Self::PerfDwarf => command("perf"),
             Self::Bpftrace => command("bpftrace"),
         };
         let hz = hz.to_string();
         match self {
-            Self::Cputrace => command.args(["record", "--quiet", "--frequency", &hz, "--out"]).arg(out),
+            Self::Cputrace | Self::CputraceSamples => {
+                command.args(["record", "--quiet", "--frequency", &hz]);
+                command.args((self == Self::CputraceSamples).then_some("--no-sched")).arg("--out").arg(out)
+            }
             Self::PerfNoStack => command.args(["record", "-q", "-e", "cpu-clock", "-F", &hz, "-o"]).arg(out),
             Self::PerfFramePointers => {
                 command.args(["record", "-q", "-e", "cpu-clock", "-g", "-F", &hz, "-o"]).arg(out)
@@ -56,8 +67,10 @@ impl Tool {
             Self::Bpftrace => command.args(["-q", "-o"]).arg(out).arg("-e"),
         };
         match (self, subject) {
-            (Self::Cputrace, Subject::Process(pid)) => command.args(["--pid", &pid.to_string()]),
-            (Self::Cputrace, Subject::Host) => command.arg("--all"),
+            (Self::Cputrace | Self::CputraceSamples, Subject::Process(pid)) => {
+                command.args(["--pid", &pid.to_string()])
+            }
+            (Self::Cputrace | Self::CputraceSamples, Subject::Host) => command.arg("--all"),
             (Self::Bpftrace, Subject::Process(pid)) => {
                 command.arg(format!("profile:hz:{hz} /pid == {pid}/ {{ @[kstack, ustack] = count(); }}"))
             }
@@ -72,7 +85,7 @@ impl Tool {
 
     /// Starts it; its file will be in `folder`.
     pub(super) fn start(self, subject: Subject, hz: u32, folder: &Path) -> anyhow::Result<Running> {
-        let out = folder.join(if self == Self::Cputrace { "trace.json" } else { "out" });
+        let out = folder.join(if self.is_ours() { "trace.json" } else { "out" });
         let errors = folder.join("errors");
         let mut command = self.command(subject, hz, &out);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&errors)?);

@@ -14,7 +14,7 @@ use super::tool::{Subject, Tool};
 use crate::system::command;
 use crate::workload::Frames;
 
-const TOOLS: [Tool; 2] = [Tool::PerfDwarf, Tool::Cputrace];
+const TOOLS: [Tool; 3] = [Tool::PerfDwarf, Tool::Cputrace, Tool::CputraceSamples];
 
 /// Calls of the pinned program: with the frames around them 32.
 const CALLS: u32 = 27;
@@ -48,8 +48,15 @@ pub(super) fn measure(hz: u32, slow_downs: &[SlowDown]) -> anyhow::Result<()> {
         );
         totals.push((total, bytes));
     }
-    if let [(perf, perf_bytes), (ours, our_bytes)] = totals[..] {
-        println!("ours is 1/{:.1} of perf's time and 1/{:.0} of its bytes", perf / ours, perf_bytes / our_bytes);
+    if let [(perf, perf_bytes), ours @ ..] = &totals[..] {
+        for ((time, bytes), tool) in ours.iter().zip(&TOOLS[1..]) {
+            println!(
+                "{}: 1/{:.1} of perf's time and 1/{:.0} of its bytes",
+                tool.name().trim(),
+                perf / time,
+                perf_bytes / bytes
+            );
+        }
     }
     Ok(())
 }
@@ -82,7 +89,7 @@ fn own(tool: Tool, hz: u32, time: Duration) -> anyhow::Result<Own> {
     running.stop()?;
     let recording = children().saturating_sub(before);
     let bytes = std::fs::metadata(&out).with_context(|| format!("{} wrote no file", tool.name()))?.len();
-    let report = if tool == Tool::Cputrace { Duration::ZERO } else { perf_report(&out)? };
+    let report = if tool.is_ours() { Duration::ZERO } else { perf_report(&out)? };
     Ok(Own { samples, recording, report, bytes })
 }
 
