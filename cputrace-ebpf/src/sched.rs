@@ -16,7 +16,7 @@ use crate::{
     config, filter,
     maps::{ENDED_WAIT, QUEUE_CLOCK},
     sample::{self, Wait},
-    task::{self, Task},
+    task::{self, Queue, Task},
     threads::{self, Found},
 };
 
@@ -31,32 +31,33 @@ pub(crate) fn switch(preempted: bool, prev: Task, next: Task, bits: Option<u32>)
     if leaving.is_none() && entering.is_none() && !adopts {
         return;
     }
+    let (prev_queue, next_queue) = (prev.queue(), next.queue());
     // SAFETY: a helper without arguments. Read once: it is a third of what all this costs.
     let now_ns = unsafe { bpf_ktime_get_ns() };
     let bits = prev.state_bits().or(bits).unwrap_or(1);
     if let Some(thread) = leaving {
-        leave(thread, prev, bits, preempted, next_tid == 0, now_ns);
+        leave(thread, (prev, prev_queue), bits, preempted, next_tid == 0, now_ns);
     } else if adopts {
         adopt(prev_tid, prev, bits, preempted, now_ns);
     }
     if let Some(thread) = entering {
-        enter(thread, next, now_ns);
+        enter(thread, (next, next_queue), now_ns);
     }
 }
 
 /// The thread is on no CPU from now on.
 #[inline(always)]
-fn leave(thread: &mut Thread, prev: Task, bits: u32, preempted: bool, idles: bool, now_ns: u64) {
+fn leave(thread: &mut Thread, (prev, queue): (Task, Queue), bits: u32, preempted: bool, idles: bool, now_ns: u64) {
     let mut next_state = state_after(bits, preempted);
-    if next_state == state::RUNNABLE && prev.is_throttled() {
+    if next_state == state::RUNNABLE && queue.is_throttled() {
         next_state = state::THROTTLED;
     }
     if idles {
         // Fresh: where a thread is woken, the queue's clock stands still from then to the switch to it.
-        queue_clock_offset(prev, now_ns);
+        queue_clock_offset(queue, now_ns);
     }
     if thread.state != state::RUNNING {
-        recover(thread, prev, now_ns);
+        recover(thread, (prev, queue), now_ns);
     }
     threads::write(thread, |thread| {
         let ran_ns = now_ns.wrapping_sub(thread.since_ns);
@@ -95,8 +96,8 @@ fn state_after(bits: u32, preempted: bool) -> u32 {
 /// The switch to the thread was not seen: some kernels run no programs in the context of some tasks, from one of which it
 /// was. The kernel's own account says when it was.
 #[inline(always)]
-fn recover(thread: &mut Thread, prev: Task, now_ns: u64) {
-    let Some(offset_ns) = queue_clock_offset(prev, now_ns) else { return };
+fn recover(thread: &mut Thread, (prev, queue): (Task, Queue), now_ns: u64) {
+    let Some(offset_ns) = queue_clock_offset(queue, now_ns) else { return };
     let arrived_ns = prev.last_arrival().wrapping_add(offset_ns);
     if arrived_ns > thread.since_ns && arrived_ns <= now_ns {
         let queued_ns = prev.run_delay().wrapping_sub(thread.kernel.run_delay_ns);
@@ -107,7 +108,7 @@ fn recover(thread: &mut Thread, prev: Task, now_ns: u64) {
 
 /// The thread is on a CPU from now on.
 #[inline(always)]
-fn enter(thread: &mut Thread, next: Task, now_ns: u64) {
+fn enter(thread: &mut Thread, next: (Task, Queue), now_ns: u64) {
     let (state, gap_ns) = (thread.state, now_ns.wrapping_sub(thread.since_ns));
     let is_new = thread.since_ns == thread.first_ns;
     let queued_ns = if state >= state::BLOCKED { queued_ns(thread, next, now_ns) } else { 0 };
@@ -215,8 +216,8 @@ pub(crate) fn waking(ctx: *mut c_void, task: Task) {
 
 /// How long a thread that was woken has waited for a CPU; [`UNKNOWN_NS`] where the kernel does not tell.
 #[inline(always)]
-fn queued_ns(thread: &Thread, next: Task, now_ns: u64) -> u64 {
-    let Some(offset_ns) = queue_clock_offset(next, now_ns) else { return UNKNOWN_NS };
+fn queued_ns(thread: &Thread, (next, queue): (Task, Queue), now_ns: u64) -> u64 {
+    let Some(offset_ns) = queue_clock_offset(queue, now_ns) else { return UNKNOWN_NS };
     let last_queued = next.last_queued();
     if last_queued == 0 {
         return UNKNOWN_NS;
@@ -229,10 +230,10 @@ fn queued_ns(thread: &Thread, next: Task, now_ns: u64) -> u64 {
 }
 
 #[inline(always)]
-fn queue_clock_offset(task: Task, now_ns: u64) -> Option<u64> {
+fn queue_clock_offset(queue: Queue, now_ns: u64) -> Option<u64> {
     let clock = QUEUE_CLOCK.get_ptr_mut(0)?;
     // SAFETY: this CPU's element.
-    unsafe { &mut *clock }.offset_ns(task, now_ns)
+    unsafe { &mut *clock }.offset_ns(queue, now_ns)
 }
 
 /// How far our clock is ahead of a CPU's run-queue clock: the least that was seen in the last moments, for the queue's
@@ -250,8 +251,8 @@ const EPOCH_NS: u64 = 20_000_000;
 
 impl QueueClock {
     #[inline(always)]
-    fn offset_ns(&mut self, task: Task, now_ns: u64) -> Option<u64> {
-        let queue_ns = task.queue_clock();
+    fn offset_ns(&mut self, queue: Queue, now_ns: u64) -> Option<u64> {
+        let queue_ns = queue.clock();
         if queue_ns == 0 {
             return None;
         }
