@@ -10,6 +10,7 @@ mod maps;
 mod missed;
 mod op;
 mod program;
+mod run_time;
 mod sample;
 mod sched;
 mod stack;

@@ -10,6 +10,7 @@ use cputrace_common::{
     config::{CHUNKS_GROUP, MAX_CHUNKS, MAX_PROCESSES, MAX_TARGETS, RANGES_GROUP},
     counter::CounterStats,
     pace::Pace,
+    run_time::{Program, RunTime},
     stat::Stats,
     thread::{SchedStats, Thread},
     unwind::{
@@ -41,6 +42,10 @@ pub(crate) static EVENT_STATS: PerCpuArray<Stats> = PerCpuArray::with_max_entrie
 /// How often each CPU came to the tracepoint that is sampled.
 #[map]
 pub(crate) static HITS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// What each program takes, by [`Program`].
+#[map]
+pub(crate) static RUN_TIMES: PerCpuArray<RunTime> = PerCpuArray::with_max_entries(Program::ALL.len() as u32, 0);
 
 /// How much is sampled. Userspace may change it at any time.
 #[map]

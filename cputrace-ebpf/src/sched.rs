@@ -8,6 +8,7 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::{bpf_get_current_comm, bpf_ktime_get_ns};
 use cputrace_common::{
     config::filter as mode,
+    run_time::Program,
     thread::{KernelAccount, Thread, WAIT_ROWS, state},
 };
 
@@ -15,6 +16,7 @@ use crate::{
     budget::{self, Spending},
     config, filter,
     maps::{ENDED_WAIT, QUEUE_CLOCK},
+    run_time,
     sample::{self, Wait},
     task::{self, Queue, Task},
     threads::{self, Found},
@@ -180,20 +182,37 @@ fn run(thread: &mut Thread, now_ns: u64, queued_ns: u64) -> u64 {
 
 /// The switch is done, and the thread that was switched to runs.
 #[inline(always)]
-pub(crate) fn switched(ctx: *mut c_void) {
+pub(crate) fn switched(ctx: *mut c_void, program: Program) {
     let Some(place) = ENDED_WAIT.get_ptr_mut(0) else { return };
     // SAFETY: this CPU's element.
     let place = unsafe { &mut *place };
     if place.tid != 0 {
         let wait = *place;
         place.tid = 0;
-        sample::emit_wait(ctx, &wait);
+        run_time::timed(program, || sample::emit_wait(ctx, &wait));
     }
 }
 
 /// The current task wakes another one.
 #[inline(always)]
 pub(crate) fn waking(ctx: *mut c_void, task: Task) {
+    let mut wake = Wake { tid: 0, blocked_ns: 0, now_ns: 0 };
+    run_time::sampled(Program::SchedWaking, || ended_wait(task, &mut wake));
+    if wake.tid != 0 {
+        run_time::part(Program::SchedWaking, || sample::emit_wake(ctx, wake.tid, wake.blocked_ns, wake.now_ns));
+    }
+}
+
+/// A wake-up that is to be sent; thread 0: none. Not an `Option`, as [`UNKNOWN_NS`].
+struct Wake {
+    tid: u32,
+    blocked_ns: u64,
+    now_ns: u64,
+}
+
+/// The wait of a task that is woken, if it is one to be sent.
+#[inline(always)]
+fn ended_wait(task: Task, wake: &mut Wake) {
     let Some(thread) = threads::find(task.tid()) else { return };
     if thread.state < state::BLOCKED {
         return;
@@ -208,7 +227,7 @@ pub(crate) fn waking(ctx: *mut c_void, task: Task) {
         return;
     }
     if budget::allows(Spending::Wakes, blocked_ns.max(min_ns), now_ns) {
-        sample::emit_wake(ctx, thread.tid, blocked_ns, now_ns);
+        *wake = Wake { tid: thread.tid, blocked_ns, now_ns };
     } else {
         threads::count(|stats| stats.wakes_limited += 1);
     }

@@ -5,13 +5,15 @@ use aya_ebpf::{
     programs::{PerfEventContext, TracePointContext},
 };
 
-use crate::{maps, sample};
+use cputrace_common::run_time::Program;
+
+use crate::{maps, run_time, sample};
 
 /// Runs at each overflow of a perf event on its CPU.
 #[perf_event]
 fn on_event(ctx: PerfEventContext) -> u32 {
     // Programs of perf events do not interrupt each other: they can share a record.
-    sample::emit_event(&ctx, &maps::ON_CPU_RECORD);
+    run_time::timed(Program::OnEvent, || sample::emit_event(&ctx, &maps::ON_CPU_RECORD));
     0
 }
 
@@ -19,6 +21,6 @@ fn on_event(ctx: PerfEventContext) -> u32 {
 #[tracepoint]
 fn at_tracepoint(ctx: TracePointContext) -> u32 {
     // Nor are they interrupted by programs of tracepoints, or interrupt those.
-    sample::emit_hit(&ctx);
+    run_time::timed(Program::AtTracepoint, || sample::emit_hit(&ctx));
     0
 }

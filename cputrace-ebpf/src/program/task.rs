@@ -2,42 +2,54 @@
 
 use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::raw_tracepoint, programs::RawTracePointContext};
 
-use crate::{config, filter, maps, sched, task, unwind};
+use cputrace_common::run_time::Program;
+
+use crate::{config, filter, maps, run_time, sched, task, unwind};
 
 /// `sched_process_fork(parent, child)`: a child of a target is a target, and has its memory.
 #[raw_tracepoint(tracepoint = "sched_process_fork")]
 fn process_fork(ctx: RawTracePointContext) -> i32 {
-    let (Some(parent), Some(child)) = (task::tgid_of(ctx.arg(0)), task::tgid_of(ctx.arg(1))) else { return 0 };
+    run_time::timed(Program::ProcessFork, || forked(ctx.arg(0), ctx.arg(1)));
+    0
+}
+
+#[inline(always)]
+fn forked(parent: *const u8, child: *const u8) {
+    let tid = task::tid_of(child);
+    let (Some(parent), Some(child)) = (task::tgid_of(parent), task::tgid_of(child)) else { return };
     // A new thread has its process's tgid, which is there already.
     if parent != child {
         follow(parent, child);
         unwind::inherit(parent, child);
     }
-    if let Some(tid) = task::tid_of(ctx.arg(1)) {
+    if let Some(tid) = tid {
         sched::born(tid, child);
     }
-    0
 }
 
 /// `sched_process_exec(task, pid, program)`: its memory is another program's now.
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
 fn process_exec(ctx: RawTracePointContext) -> i32 {
-    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    sched::exec(tgid, ctx.arg(1));
-    unwind::forget(tgid);
-    if filter::is_target(tgid) {
-        unwind::announce(tgid);
-    }
+    run_time::timed(Program::ProcessExec, || {
+        let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+        sched::exec(tgid, ctx.arg(1));
+        unwind::forget(tgid);
+        if filter::is_target(tgid) {
+            unwind::announce(tgid);
+        }
+    });
     0
 }
 
 /// `sched_process_exit`: of a process's first thread; others may outlive it, for a moment and without their stacks.
 #[raw_tracepoint(tracepoint = "sched_process_exit")]
 fn process_exit(_: RawTracePointContext) -> i32 {
-    let pid_tgid = bpf_get_current_pid_tgid();
-    if pid_tgid >> 32 == pid_tgid & u64::from(u32::MAX) {
-        unwind::forget(pid_tgid as u32);
-    }
+    run_time::timed(Program::ProcessExit, || {
+        let pid_tgid = bpf_get_current_pid_tgid();
+        if pid_tgid >> 32 == pid_tgid & u64::from(u32::MAX) {
+            unwind::forget(pid_tgid as u32);
+        }
+    });
     0
 }
 

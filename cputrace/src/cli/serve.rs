@@ -11,7 +11,6 @@ use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches};
 use super::{say, stop};
 use crate::config::source::Source;
 use crate::config::{SETTINGS, Setting};
-use crate::ebpf;
 use crate::process::privileges::{self, Needs};
 use crate::serve::{self, Caller};
 
@@ -102,8 +101,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         io::stdout().write_all(config.to_toml().as_bytes())?;
         return Ok(ExitCode::SUCCESS);
     }
-    // Both before there are other threads: they would keep what this one gives up.
-    ebpf::measure_run_time();
+    // Before there are other threads: they would keep what this one gives up.
     let needs = Needs { directory: &config.store.data_dir, port: config.web.listen.port() };
     if let Err(error) = privileges::give_up(needs) {
         say(&format!("cputrace: rights that are not needed cannot be given up: {error}"));

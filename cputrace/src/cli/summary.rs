@@ -394,7 +394,7 @@ fn write_overhead(out: &mut String, recording: &Recording) -> std::fmt::Result {
     let share = |time: std::time::Duration| 100.0 * time.as_secs_f64() / seconds;
     write!(out, "cost      {:.2} % of one CPU in cputrace itself", share(overhead.own_cpu))?;
     if let Some(time) = overhead.bpf_run_time {
-        write!(out, " + {:.2} % in eBPF", share(time))?;
+        write!(out, " + about {:.2} % in eBPF", share(time))?;
         let each: Vec<_> = [
             ("on_cpu", "tick"),
             ("sched_switch", "switch"),

@@ -8,8 +8,8 @@ mod offsets;
 mod sched_maps;
 mod unwind_maps;
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::OnceLock;
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf};
@@ -18,6 +18,7 @@ use aya::{Btf, Ebpf, EbpfLoader, Endianness};
 use cputrace_common::config::filter;
 pub use cputrace_common::counter::MAX_COUNTERS;
 use cputrace_common::pace::{MOST_STACKS, Pace};
+use cputrace_common::run_time::{Program as RunTimeRow, RunTime};
 use cputrace_common::stat::Stats;
 
 use crate::model::ProgramCost;
@@ -183,6 +184,9 @@ impl WaitHook {
 /// The object in the kernel. Dropping it detaches and unloads everything.
 pub struct Object {
     ebpf: Ebpf,
+    run_times: PerCpuArray<MapData, RunTime>,
+    /// Instructions that the kernel went through to verify each program, by its name; none before Linux 5.16.
+    verified: BTreeMap<String, u32>,
     targets: HashMap<MapData, u32, u32>,
     stats: PerCpuArray<MapData, Stats>,
     event_stats: PerCpuArray<MapData, Stats>,
@@ -311,7 +315,6 @@ impl Object {
         let (pace, last_ticks) = (take_map(&mut ebpf, "PACE")?, take_map(&mut ebpf, "LAST_TICK")?);
         let ring = take_map(&mut ebpf, "SAMPLES")?;
         let counters = if counters > 0 { Some(CounterMaps::take(&mut ebpf)?) } else { None };
-        measure_run_time();
         let unwind = Some(UnwindMaps::take(&mut ebpf)?);
         let (mut sched, mut wait_hook) = (None, None);
         if let (Ok(types), true) = (&types, accounts) {
@@ -334,7 +337,15 @@ impl Object {
             let program: &mut RawTracePoint = typed(&mut ebpf, name)?;
             program.attach(hook).map(drop).map_err(loaded(name))?;
         }
+        let run_times = take_map(&mut ebpf, "RUN_TIMES")?;
+        let verified = ebpf.programs().filter_map(|(name, program)| {
+            // A program that is not loaded has none.
+            Some((name.to_owned(), program.info().ok()?.verified_instruction_count()?))
+        });
+        let verified = verified.collect();
         Ok(Self {
+            run_times,
+            verified,
             ebpf,
             targets,
             stats,
@@ -465,17 +476,16 @@ impl Object {
         Ok(values.to_vec())
     }
 
-    /// What the programs cost so far, by the kernel's statistics; `None` where it keeps none.
-    pub fn costs(&self) -> Option<Vec<ProgramCost>> {
-        measure_run_time().then_some(())?;
-        let costs = self.ebpf.programs().filter_map(|(name, program)| {
-            // A program that is not loaded has no statistics.
-            let info = program.info().ok()?;
-            let (run_time, runs) = (info.run_time(), info.run_count());
-            let verified_instructions = info.verified_instruction_count();
-            Some(ProgramCost { name: name.to_owned(), run_time, runs, verified_instructions })
-        });
-        Some(costs.filter(|cost| cost.runs > 0).collect())
+    /// What the programs cost so far, by their own account.
+    pub fn costs(&self) -> Vec<ProgramCost> {
+        let cost = |(program, name): &(RunTimeRow, &str)| {
+            let cpus = self.run_times.get(&(*program as u32), 0).ok()?;
+            let run_time = Duration::from_nanos(cpus.iter().map(RunTime::total_ns).sum());
+            let runs = cpus.iter().map(|cpu| cpu.runs).sum();
+            let verified_instructions = self.verified.get(*name).copied();
+            (runs > 0).then(|| ProgramCost { name: (*name).to_owned(), run_time, runs, verified_instructions })
+        };
+        RunTimeRow::ALL.iter().filter_map(cost).collect()
     }
 }
 
@@ -536,13 +546,6 @@ fn thread_places(filter: Filter) -> u32 {
             (threads().unwrap_or(FEW).saturating_mul(8)).clamp(2 * FEW, 32 * FEW).next_power_of_two()
         }
     }
-}
-
-/// Has the kernel measure the run time of eBPF programs, for as long as this process lives; whether it does. That takes
-/// CAP_SYS_ADMIN, which `serve` gives up once it is done.
-pub fn measure_run_time() -> bool {
-    static MEASURES: OnceLock<Option<OwnedFd>> = OnceLock::new();
-    MEASURES.get_or_init(|| aya::sys::enable_stats(aya::sys::Stats::RunTime).ok()).is_some()
 }
 
 /// Kernel memory of this process's eBPF maps, as the kernel accounts it (`memlock` in their fdinfo).

@@ -90,7 +90,7 @@ pub struct Sampling {
     pub achieved_hz: f64,
 }
 
-/// What one eBPF program cost, by the kernel's own statistics.
+/// What one eBPF program cost, by its own account: long runs are timed each, of short ones one in 61 stands for all.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ProgramCost {
     /// Its name.
@@ -106,7 +106,7 @@ pub struct ProgramCost {
 /// What the recording itself cost.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Overhead {
-    /// Time in the eBPF programs, by the kernel's own statistics; `None` where they are not to be had.
+    /// Time in the eBPF programs, estimated as in [`ProgramCost`]; `None` without any.
     pub bpf_run_time: Option<Duration>,
     /// How often they ran.
     pub bpf_runs: u64,

@@ -18,7 +18,7 @@ const INTERRUPT_NS: u64 = 3_000;
 pub struct Cost {
     /// Its own process, all threads.
     pub own: Duration,
-    /// Its eBPF programs, by the kernel's statistics; nothing where the kernel keeps none.
+    /// Its eBPF programs, by their own account.
     pub bpf: Duration,
     /// The samples' interrupts, estimated.
     pub interrupts_estimated: Duration,

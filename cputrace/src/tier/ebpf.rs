@@ -214,7 +214,7 @@ impl Sampler for EbpfSampler {
     }
 
     fn bpf_costs(&self) -> Option<Vec<ProgramCost>> {
-        self.object.costs()
+        Some(self.object.costs())
     }
 }
 

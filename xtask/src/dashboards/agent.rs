@@ -41,7 +41,7 @@ pub(super) fn dashboard() -> Dashboard {
                 .query("cputrace_sampling_frequency_hertz{@target}", "{{instance}}"),
             lines("The governor's steps", "none", "Changes of the sampling frequency over the interval.")
                 .query("sum by (direction) (increase(cputrace_governor_steps_total{@target}[$__rate_interval]))", "{{direction}}"),
-            stack("Time in eBPF programs", "percentunit", "Share of one CPU that each program takes, by the kernel's own statistics.")
+            stack("Time in eBPF programs", "percentunit", "Share of one CPU that each program takes: long runs are timed each, of short ones one in 61 stands for all.")
                 .query("sum by (program) (rate(cputrace_bpf_program_run_seconds_total{@target}[$__rate_interval]))", "{{program}}"),
             lines("Cost of a run of an eBPF program", "s", "Mean time of one run.")
                 .query("sum by (program) (rate(cputrace_bpf_program_run_seconds_total{@target}[$__rate_interval])) / (sum by (program) (rate(cputrace_bpf_program_runs_total{@target}[$__rate_interval])) > 0)", "{{program}}"),
