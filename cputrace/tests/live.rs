@@ -101,7 +101,7 @@ fn short_children_are_followed() {
     assert_eq!(lab.trace()["profile"]["processes"].as_array().unwrap().len(), 1);
 }
 
-/// A target that ends, ends the recording, and nothing is lost.
+/// A target that ends, ends the recording, and nothing is lost; by name, others may come until the time is over.
 #[test]
 #[ignore = "needs root"]
 fn the_targets_end_is_the_recordings() {
@@ -109,14 +109,25 @@ fn the_targets_end_is_the_recordings() {
         return;
     }
     let lab = Lab::new();
-    let mut app = Running::start(Command::new("timeout").args(["4", "sh", "-c", "while :; do :; done"]));
+    let busy = || Running::start(Command::new("bash").args(["-c", "while [ $SECONDS -lt 3 ]; do :; done # target"]));
+    let record = |target: &[&str], duration: &str| {
+        let output = lab.record(&[target, &["--duration", duration]].concat());
+        assert!(output.status.success(), "{}", stderr(&output));
+        assert!(lab.trace()["ledger"]["samples_kept"].as_u64().unwrap() > 0, "{}", stderr(&output));
+    };
+    let app = busy();
     let start = Instant::now();
-    let output = lab.record(&["--name", "^sh -c while :; do :; done$", "--duration", "60"]);
-    assert!(output.status.success(), "{}", stderr(&output));
+    record(&["--pid", &app.pid()], "60");
     assert!(start.elapsed() < Duration::from_secs(30), "it went on for {:?}", start.elapsed());
-    let kept = lab.trace()["ledger"]["samples_kept"].as_u64().unwrap();
-    assert!(kept > 0, "{}", stderr(&output));
-    app.0.wait().unwrap();
+    let first = busy();
+    let later = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_secs(6));
+        busy()
+    });
+    record(&["--name", "^bash -c .* # target$"], "9");
+    let both = lab.trace()["profile"]["processes"].as_array().unwrap().len();
+    assert_eq!(both, 2);
+    drop((app, first, later.join().unwrap()));
 }
 
 /// Ctrl-C ends the recording, and the files are written.
