@@ -8,8 +8,8 @@ pub struct Pace {
     pub period_ns: u64,
     /// Stacks of waits that a CPU may take in a tenth of a second, and as many of wake-ups.
     pub most_stacks: u32,
-    /// None: the size is a multiple of 8.
-    pub padding: u32,
+    /// New programs a second that a CPU may have userspace look at before their first sample; the others are looked at then.
+    pub newcomers: u32,
 }
 
 const _: () = assert!(size_of::<Pace>() == 16);

@@ -1,9 +1,11 @@
 //! Bounds what stacks of waits cost: where there are too many, the shorter ones are left out, for the long ones explain the most
-//! time.
+//! time. And what storms of new programs cost.
+
+use aya_ebpf::helpers::bpf_ktime_get_ns;
 
 use crate::{
     config,
-    maps::{BUDGETS, PACE},
+    maps::{BUDGETS, NEWCOMERS, PACE},
 };
 
 /// What has its own budget.
@@ -48,4 +50,28 @@ pub(crate) fn allows(spending: Spending, wait_ns: u64, now_ns: u64) -> bool {
     }
     budget.spent += 1;
     budget.spent <= most
+}
+
+/// What [`Pace::newcomers`](cputrace_common::pace::Pace::newcomers) is of.
+const SECOND_NS: u64 = 1_000_000_000;
+
+/// New programs of one CPU.
+#[repr(C)]
+pub(crate) struct Newcomers {
+    since_ns: u64,
+    count: u64,
+}
+
+/// Whether userspace is to look at a new program before its first sample.
+#[inline(always)]
+pub(crate) fn welcomes() -> bool {
+    let most = PACE.get(0).map_or(0, |pace| pace.newcomers);
+    let Some(newcomers) = NEWCOMERS.get_ptr_mut(0) else { return false };
+    // SAFETY: this CPU's element, and a helper without arguments.
+    let (newcomers, now_ns) = unsafe { (&mut *newcomers, bpf_ktime_get_ns()) };
+    if now_ns.wrapping_sub(newcomers.since_ns) > SECOND_NS {
+        (newcomers.since_ns, newcomers.count) = (now_ns, 0);
+    }
+    newcomers.count += 1;
+    newcomers.count <= u64::from(most)
 }

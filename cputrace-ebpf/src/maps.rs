@@ -20,7 +20,7 @@ use cputrace_common::{
 };
 
 use crate::{
-    budget::Budget,
+    budget::{Budget, Newcomers},
     counters::Reading,
     missed::LastTick,
     sample::{Record, Wait},
@@ -66,6 +66,10 @@ pub(crate) static OFF_CPU_RECORD: PerCpuArray<Record> = PerCpuArray::with_max_en
 /// What each CPU may spend on the stacks of waits, and on those of wakers.
 #[map]
 pub(crate) static BUDGETS: PerCpuArray<Budget> = PerCpuArray::with_max_entries(2, 0);
+
+/// New programs of each CPU in this second.
+#[map]
+pub(crate) static NEWCOMERS: PerCpuArray<Newcomers> = PerCpuArray::with_max_entries(1, 0);
 
 /// The wait that just ended on each CPU, until its thread's stack is taken.
 #[map]

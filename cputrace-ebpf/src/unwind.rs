@@ -22,7 +22,7 @@ use cputrace_common::{
 };
 
 use crate::{
-    config,
+    budget, config,
     maps::{CHUNKS, OFF_CPU_RECORD, ON_CPU_RECORD, PROCESSES, QUESTIONS, RANGES},
     sample::{MAX_FRAMES, Record},
     task::Task,
@@ -232,10 +232,10 @@ pub(crate) fn inherit(parent: u32, child: u32) {
     }
 }
 
-/// A target runs a new program: userspace can get its tables ready before the first sample.
+/// A target runs a new program: userspace can get its tables ready before the first sample. Whether it is asked to.
 #[inline(always)]
 pub(crate) fn announce(tgid: u32) -> bool {
-    send(&Question { address: 0, tgid, slot: NO_RANGES })
+    budget::welcomes() && send(&Question { address: 0, tgid, slot: NO_RANGES })
 }
 
 #[inline(always)]

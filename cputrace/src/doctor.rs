@@ -62,6 +62,7 @@ fn try_ebpf() -> [Finding; 2] {
         accounting: true,
         event: None,
         counters: 0,
+        newcomers: 0,
         waits: Some(Waits { min: Duration::from_millis(1), samples_shorter: false, wakers: true }),
     };
     let started = tier::start(Some(Tier::Ebpf), &scope)

@@ -402,6 +402,7 @@ fn ops_without_registers() {
         waits: None,
         event: Some(EventHook::Op),
         counters: 0,
+        newcomers: 0,
     };
     let mut object = Object::load(config).unwrap();
     assert_eq!(object.notes(), Vec::<String>::new());

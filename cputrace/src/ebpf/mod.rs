@@ -125,6 +125,8 @@ pub struct Config {
     pub event: Option<EventHook>,
     /// Counters that are read at samples and switches: see [`Object::counters`].
     pub counters: u32,
+    /// New programs a second and CPU that are looked at before their first sample.
+    pub newcomers: u32,
 }
 
 /// Where an event is sampled.
@@ -197,6 +199,7 @@ pub struct Object {
     sched: Option<SchedMaps>,
     wait_hook: Option<WaitHook>,
     counters: Option<CounterMaps>,
+    newcomers: u32,
     /// What is off, one sentence each.
     notes: Vec<String>,
 }
@@ -357,6 +360,7 @@ impl Object {
             sched,
             wait_hook,
             counters,
+            newcomers: config.newcomers,
             notes,
         })
     }
@@ -394,12 +398,13 @@ impl Object {
     }
 
     /// Says how much is sampled from now on: the time between two ticks of the clock (`None` where they are not of one length),
-    /// and how often the number of stacks that waits may cost is halved.
+    /// and how often the number of stacks that waits may cost, and of new programs that are looked at, is halved.
     pub fn set_pace(&mut self, period: Option<Duration>, halvings: u32) -> Result<(), EbpfError> {
         let period_ns = period.map_or(0, |period| period.as_nanos() as u64);
         let most_stacks = (MOST_STACKS >> halvings.min(31)).max(1);
+        let newcomers = self.newcomers >> halvings.min(31);
         let map = |map| move |source| EbpfError::Map { map, source };
-        self.pace.set(0, Pace { period_ns, most_stacks, padding: 0 }, 0).map_err(map("PACE"))?;
+        self.pace.set(0, Pace { period_ns, most_stacks, newcomers }, 0).map_err(map("PACE"))?;
         // A gap that the change lies in is not of missed ticks.
         let cpus = aya::util::nr_cpus().map_err(|(_, error)| map("LAST_TICK")(MapError::IoError(error)))?;
         let none =

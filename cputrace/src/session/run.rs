@@ -44,6 +44,10 @@ const COUNT_INTERVAL: Duration = Duration::from_millis(500);
 /// Processes whose timeline is kept, where the targets are the whole host or a control group.
 const BUSIEST: usize = 16;
 
+/// New programs a second and CPU that are looked at before their first sample where the overhead has a limit: each takes a
+/// millisecond, and most live too short to be sampled.
+const FEW_NEWCOMERS: u32 = 4;
+
 /// What is done with windows while a session runs.
 pub(super) struct Windows<'a> {
     /// Of each.
@@ -124,6 +128,7 @@ impl<'a> Session<'a> {
             pids: &pids,
             frequency: options.frequency,
             unwind_kb,
+            newcomers: if options.max_overhead.is_some() { FEW_NEWCOMERS } else { u32::MAX },
             accounting,
             waits,
             event: event.as_ref().map(EventClock::hook),

@@ -63,16 +63,16 @@ pub(super) struct ElfNames<'a> {
 
 impl<'a> ElfNames<'a> {
     /// Reads the headers of a file; the error is why it can have no names.
-    pub(super) fn open(file: &'a File, package: Option<&'a File>) -> Result<Self, UnknownReason> {
-        let mut names = Self::open_one(file)?;
+    pub(super) fn open(file: &'a File, package: Option<&'a File>, detail: Detail) -> Result<Self, UnknownReason> {
+        let mut names = Self::open_one(file, detail)?;
         let is_sane = |package: &&File| {
-            ElfNames::open_one(package).is_ok_and(|package| package.unpacked_bytes <= MAX_UNPACKED_BYTES)
+            ElfNames::open_one(package, detail).is_ok_and(|package| package.unpacked_bytes <= MAX_UNPACKED_BYTES)
         };
-        names.package = package.filter(is_sane);
+        names.package = package.filter(|_| detail == Detail::Lines).filter(is_sane);
         Ok(names)
     }
 
-    fn open_one(file: &'a File) -> Result<Self, UnknownReason> {
+    fn open_one(file: &'a File, detail: Detail) -> Result<Self, UnknownReason> {
         // By `pread`: what is said about the file must not depend on its staying as it is.
         let cache = ReadCache::new(file);
         let elf = parse(&cache).ok_or(UnknownReason::Damaged)?;
@@ -91,7 +91,8 @@ impl<'a> ElfNames<'a> {
                 if size.is_none_or(|size| size > MAX_UNPACKED_BYTES) {
                     return Err(UnknownReason::Damaged);
                 }
-            } else if name.starts_with(b".debug_") {
+            } else if detail == Detail::Lines && name.starts_with(b".debug_") {
+                // How large it is unpacked is only known once it was unpacked.
                 names.has_debug_info |= name == b".debug_info";
                 let bytes = debug_section_bytes(file, &section).unwrap_or(u64::MAX);
                 names.unpacked_bytes = names.unpacked_bytes.saturating_add(bytes);

@@ -4,6 +4,7 @@
 //! which a profile needs a few hundred. No vmlinux is read: its debug information takes hundreds of megabytes.
 
 use std::io::{self, BufRead};
+use std::ops::Range;
 
 use crate::model::UnknownReason;
 
@@ -18,12 +19,14 @@ pub(super) struct KernelFunction {
     pub(super) symbol: String,
     /// The module that it belongs to, `bpf` for a BPF program; empty for the kernel itself.
     pub(super) module: String,
+    /// Its addresses: up to the next symbol.
+    pub(super) extent: Range<u64>,
 }
 
 impl KernelFunction {
     /// The name as the kernel prints it in its own stack traces.
     pub(super) fn name(&self) -> String {
-        let Self { symbol, module } = self;
+        let Self { symbol, module, extent: _ } = self;
         if module.is_empty() { symbol.clone() } else { format!("{symbol} [{module}]") }
     }
 }
@@ -42,8 +45,9 @@ pub(super) fn look_up(
     mut kallsyms: impl BufRead,
     addresses: &[u64],
 ) -> Result<Vec<Result<KernelFunction, UnknownReason>>, UnknownReason> {
-    // Of each address the closest symbol behind the address before it.
+    // Of each address the closest symbol behind the address before it, and the next one behind itself.
     let mut closest = vec![Closest::default(); addresses.len()];
+    let mut ends = vec![u64::MAX; addresses.len()];
     let mut hidden = true;
     let mut line = Vec::new();
     while read_line(&mut kallsyms, &mut line).map_err(|_| UnknownReason::KernelRestricted)? {
@@ -53,16 +57,25 @@ pub(super) fn look_up(
         if let Some(closest) = closest.get_mut(index) {
             closest.take(&symbol);
         }
+        if let Some(end) = index.checked_sub(1).and_then(|before| ends.get_mut(before)) {
+            *end = symbol.address.min(*end);
+        }
     }
     if hidden {
         return Err(UnknownReason::KernelRestricted);
     }
+    // What lies behind a later address lies behind the earlier ones, too.
+    let mut next = u64::MAX;
+    for end in ends.iter_mut().rev() {
+        next = next.min(*end);
+        *end = next;
+    }
     let mut before = Closest::default();
-    let found = addresses.iter().zip(closest).map(|(&address, closest)| {
+    let found = addresses.iter().zip(closest).zip(ends).map(|((&address, closest), end)| {
         if closest.address > before.address {
             before = closest;
         }
-        before.function(address).ok_or(UnknownReason::NotInSymbolTable)
+        before.function(address, end).ok_or(UnknownReason::NotInSymbolTable)
     });
     Ok(found.collect())
 }
@@ -85,10 +98,11 @@ impl Closest {
         }
     }
 
-    fn function(&self, address: u64) -> Option<KernelFunction> {
+    fn function(&self, address: u64, end: u64) -> Option<KernelFunction> {
         let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-        let is_near = address - self.address < MAX_FUNCTION_BYTES;
-        (self.is_code && is_near).then(|| KernelFunction { symbol: text(&self.symbol), module: text(&self.module) })
+        let extent = self.address..end.min(self.address.saturating_add(MAX_FUNCTION_BYTES));
+        let is_inside = self.is_code && extent.contains(&address);
+        is_inside.then(|| KernelFunction { symbol: text(&self.symbol), module: text(&self.module), extent })
     }
 }
 
@@ -177,7 +191,13 @@ nonsense
             let found = names(&list, &addresses).unwrap();
             // A stable sort: of several at one address the first stays the first, but code comes before data.
             starts.sort_by_key(|&(start, kind)| (start, kind == 2));
-            for (address, found) in addresses.iter().zip(found) {
+            let extents = look_up(list.as_bytes(), &addresses).unwrap();
+            for ((address, found), function) in addresses.iter().zip(found).zip(extents) {
+                let next = starts.iter().map(|(start, _)| *start).find(|start| start > address);
+                if let Ok(KernelFunction { extent, .. }) = function {
+                    prop_assert!(extent.contains(address));
+                    prop_assert!(next.is_none_or(|next| extent.end == next));
+                }
                 let closest = starts.iter().rev().find(|(start, _)| start <= address).map(|(start, _)| *start);
                 let expected = closest.and_then(|closest| starts.iter().find(|(start, _)| *start == closest));
                 let expected = expected.filter(|(_, kind)| *kind != 2).map(|(start, kind)| format!("s{start}_{kind}"));

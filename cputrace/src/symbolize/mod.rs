@@ -32,6 +32,9 @@ use crate::model::{ElfAddr, Function, Line, LocationId, MappingId, Profile, Unkn
 use crate::unwind::functions::FunctionRanges;
 pub use cache::NameCache;
 
+/// The module that kallsyms has eBPF programs in.
+const BPF: &str = "bpf";
+
 /// What is read of a list of symbols at once.
 const READ_BYTES: usize = 64 << 10;
 
@@ -116,7 +119,7 @@ pub fn symbolize(
                 symbolize_elf(profile, files, locations, &mut Wanted { detail, stopped, extents: &mut extents });
             }
             Code::PerfMap { file } => symbolize_jit(profile, &file, &locations),
-            Code::Kernel => symbolize_kernel(profile, &locations),
+            Code::Kernel => symbolize_kernel(profile, &locations, &mut extents),
             Code::Missing(reason) => set_all(profile, &locations, reason),
         }
     }
@@ -149,8 +152,8 @@ fn symbolize_elf(
     // Of two reasons that of the file with a symbol table says more.
     let mut has_symbols = false;
     for file in debug.into_iter().chain([own_file]) {
-        let found =
-            elf::ElfNames::open(file, package).map(|names| names.look_up(&addresses(&unnamed), detail, stopped));
+        let found = elf::ElfNames::open(file, package, detail)
+            .map(|names| names.look_up(&addresses(&unnamed), detail, stopped));
         let found = found.unwrap_or_else(|reason| vec![Err(reason); unnamed.len()]);
         let mut left = Vec::new();
         for ((address, id), place) in unnamed.into_iter().zip(found) {
@@ -220,7 +223,7 @@ fn symbolize_jit(profile: &mut Profile, map: &File, locations: &[(u64, LocationI
     }
 }
 
-fn symbolize_kernel(profile: &mut Profile, locations: &[(u64, LocationId)]) {
+fn symbolize_kernel(profile: &mut Profile, locations: &[(u64, LocationId)], extents: &mut Extents) {
     let found = File::open("/proc/kallsyms")
         .map_err(|_| UnknownReason::KernelRestricted)
         .and_then(|file| kallsyms::look_up(BufReader::with_capacity(READ_BYTES, file), &addresses(locations)));
@@ -229,7 +232,14 @@ fn symbolize_kernel(profile: &mut Profile, locations: &[(u64, LocationId)]) {
         Err(reason) => return set_all(profile, locations, reason),
     };
     for ((_, id), function) in locations.iter().zip(found) {
-        let lines = function.map(|function| vec![line(profile, &function.name(), &function.symbol, "", 0)]);
+        let lines = function.map(|function| {
+            let line = line(profile, &function.name(), &function.symbol, "", 0);
+            // Another eBPF program can lie there soon.
+            if function.module != BPF {
+                extents.push((*id, function.extent));
+            }
+            vec![line]
+        });
         profile.set_lines(*id, lines);
     }
 }

@@ -64,6 +64,7 @@ impl EbpfSampler {
             waits: scope.waits,
             event: scope.event,
             counters: scope.counters as u32,
+            newcomers: scope.newcomers,
         })?;
         notes.extend_from_slice(object.notes());
         object.set_pace(fixed_period(&clock), 0)?;

@@ -83,6 +83,8 @@ pub struct Scope<'a> {
     pub frequency: u32,
     /// Kernel memory that unwind tables may take, in kilobytes.
     pub unwind_kb: u64,
+    /// New programs a second and CPU that are looked at before their first sample.
+    pub newcomers: u32,
     /// Whether each thread's time is accounted.
     pub accounting: bool,
     /// With the account: which waits are kept with their stacks.
