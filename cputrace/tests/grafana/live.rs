@@ -71,7 +71,8 @@ impl Drop for Service {
 
 /// `cputrace serve` with windows of a second, and where it answers.
 fn serve(directory: &Path) -> (Service, String) {
-    let arguments = "serve --listen 127.0.0.1:0 --window 1s --frequency 9 --pmu --pmu-stacks task-clock".split(' ');
+    let arguments =
+        "serve --listen 127.0.0.1:0 --window 1s --frequency 9 --wakers --pmu --pmu-stacks task-clock".split(' ');
     let mut command = Command::new(CPUTRACE);
     command.args(arguments).arg("--data-dir").arg(directory.join("store")).stderr(Stdio::piped());
     let mut service = Service(command.spawn().unwrap());

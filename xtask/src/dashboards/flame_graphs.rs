@@ -35,6 +35,12 @@ pub(super) fn dashboard() -> Dashboard {
                 "Waiting for a CPU",
                 "Where threads were when they were runnable and got no CPU.",
             ),
+            flame_graph(
+                "wakers:off_cpu:nanoseconds::",
+                "Who ended the waits",
+                "Where threads waited, and below that who woke them up, with the code that did it. Kept by cputrace serve --wakers alone.",
+            )
+            .empty("No such stacks in this time. Who ended a wait is kept only with cputrace serve --wakers"),
         ],
     );
     Dashboard {
