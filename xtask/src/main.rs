@@ -7,6 +7,7 @@ mod build_ebpf;
 mod dashboards;
 mod demo;
 mod docs;
+mod grafana_check;
 mod kernels;
 mod lint;
 mod pictures;
@@ -38,6 +39,8 @@ enum Command {
     Dashboards,
     /// Draw pictures of the dashboards from what a Prometheus answers to their queries
     DashboardPictures(pictures::Args),
+    /// Have Grafana's clients ask a real `cputrace serve`: its flame graph, drawn, and the Connect client of npm
+    GrafanaCheck(grafana_check::Args),
     /// Boot Debian's kernels in QEMU, and record there
     Kernels(kernels::Args),
     /// Measure what cputrace costs, beside perf and bpftrace
@@ -62,6 +65,7 @@ fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Docs => docs::run()?,
         Command::Dashboards => dashboards::run()?,
         Command::DashboardPictures(args) => pictures::run(args)?,
+        Command::GrafanaCheck(args) => grafana_check::run(args)?,
         Command::Kernels(args) => kernels::run(args)?,
         Command::Bench(args) => bench::run(args)?,
         Command::Soak(args) => soak::run(args)?,
