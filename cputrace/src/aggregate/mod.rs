@@ -36,6 +36,19 @@ struct Tagged {
     ops: Ops,
 }
 
+/// Threads whose last stacks are kept.
+const MAX_LAST: usize = 4096;
+
+/// The last user stack of a thread, root first, with the id at each frame: most of the next one is the same.
+#[derive(Default)]
+struct LastStack {
+    pid: u32,
+    /// What the mappings were then.
+    version: u64,
+    user: Vec<u64>,
+    stacks: Vec<StackId>,
+}
+
 /// Builds the profile of one window.
 pub struct Aggregator {
     profile: Profile,
@@ -56,6 +69,8 @@ pub struct Aggregator {
     start_ns: u64,
     mapping_ids: HashMap<ObjectId, MappingId, FxBuildHasher>,
     objects: HashMap<MappingId, ObjectId, FxBuildHasher>,
+    /// By thread id.
+    last: HashMap<u32, LastStack, FxBuildHasher>,
 }
 
 impl Aggregator {
@@ -78,6 +93,7 @@ impl Aggregator {
             start_ns,
             mapping_ids: HashMap::default(),
             objects: HashMap::default(),
+            last: HashMap::default(),
         }
     }
 
@@ -115,7 +131,7 @@ impl Aggregator {
 
     /// Adds a sample of a process as `mappings` knows it now.
     pub fn add(&mut self, time_ns: u64, sample: &RawSample, frames: Frames<'_>, mappings: &mut Mappings) {
-        let stack = self.stack(sample.pid, frames, mappings);
+        let stack = self.stack(sample, frames, mappings);
         match sample.what {
             Observation::OnCpu => {
                 let source = self.source;
@@ -199,16 +215,37 @@ impl Aggregator {
     }
 
     /// The id of a stack: root first, the user's part before the kernel's.
-    fn stack(&mut self, pid: u32, frames: Frames<'_>, mappings: &mut Mappings) -> Option<StackId> {
-        let mut stack = None;
-        for (depth, &address) in frames.user.iter().enumerate().rev() {
-            let place = mappings.normalize(pid, call(depth, address));
-            stack = Some(self.push(stack, place, mappings));
-        }
+    fn stack(&mut self, sample: &RawSample, frames: Frames<'_>, mappings: &mut Mappings) -> Option<StackId> {
+        let mut stack = self.user_stack(sample, frames.user, mappings);
         for (depth, &address) in frames.kernel.iter().enumerate().rev() {
             let place = Place::in_kernel(call(depth, address));
             stack = Some(self.push(stack, place, mappings));
         }
+        stack
+    }
+
+    /// The id of the user's part, whose leaf comes first. Callers that are those of the thread's last stack are not looked up again.
+    fn user_stack(&mut self, sample: &RawSample, user: &[u64], mappings: &mut Mappings) -> Option<StackId> {
+        let (pid, version) = (sample.pid, mappings.version());
+        let last = self.last.remove(&sample.tid).filter(|last| (last.pid, last.version) == (pid, version));
+        let mut last = last.unwrap_or_default();
+        // Of a leaf the address itself counts, of a caller the call before it.
+        let callers = user.len().min(last.user.len()).saturating_sub(1);
+        let pairs = user.iter().rev().zip(&last.user).take(callers);
+        let common = pairs.take_while(|(now, before)| now == before).count();
+        last.user.truncate(common);
+        last.stacks.truncate(common);
+        for (depth, &address) in user.iter().enumerate().rev().skip(common) {
+            let place = mappings.normalize(pid, call(depth, address));
+            let stack = self.push(last.stacks.last().copied(), place, mappings);
+            last.user.push(address);
+            last.stacks.push(stack);
+        }
+        let stack = last.stacks.last().copied();
+        if self.last.len() >= MAX_LAST {
+            self.last.clear();
+        }
+        self.last.insert(sample.tid, LastStack { pid, version, ..last });
         stack
     }
 

@@ -104,6 +104,7 @@ pub struct Mappings {
     ids: FxMap<(FileId, u32), ObjectId>,
     /// Processes that have ended, the last one last.
     ended: VecDeque<u32>,
+    version: u64,
 }
 
 /// Where an address lies.
@@ -140,7 +141,14 @@ impl Default for Mappings {
             (ObjectId::PROCESS_GONE, named(MappingKind::Unmapped, PROCESS_GONE)),
         ]);
         let next_object = objects.len();
-        Self { spaces: FxMap::default(), objects, next_object, ids: FxMap::default(), ended: VecDeque::new() }
+        Self {
+            spaces: FxMap::default(),
+            objects,
+            next_object,
+            ids: FxMap::default(),
+            ended: VecDeque::new(),
+            version: 0,
+        }
     }
 }
 
@@ -152,6 +160,7 @@ impl Mappings {
 
     /// Forgets processes that are gone, and closes the files that no other one maps.
     pub fn forget_unused(&mut self) {
+        self.version += 1;
         let ended = &self.ended;
         // An end that the kernel could not report in time is seen here.
         self.spaces.retain(|pid, space| space.is_some() && (ended.contains(pid) || target::is_alive(*pid)));
@@ -171,6 +180,7 @@ impl Mappings {
 
     /// Follows what happened to a process.
     pub fn apply(&mut self, change: &Change) {
+        self.version += 1;
         match change {
             Change::Fork { pid, parent } => {
                 // A number that was somebody else's before.
@@ -200,6 +210,11 @@ impl Mappings {
                 }
             }
         }
+    }
+
+    /// Another number after each change: until then an address stays where it is.
+    pub fn version(&self) -> u64 {
+        self.version
     }
 
     /// Where an address of a process lies.

@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rusqlite::{Connection, ErrorCode};
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
 pub use digest::{Digest, DigestError};
 pub use retention::Retention;
@@ -159,7 +159,10 @@ impl Store {
 
     /// A connection of one's own, to read.
     fn reader(&self) -> Result<Connection, StoreError> {
-        open(&self.path)
+        let connection = Connection::open_with_flags(&self.path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        connection.busy_timeout(BUSY)?;
+        connection.execute_batch("PRAGMA cache_size = -2000;")?;
+        Ok(connection)
     }
 
     fn writer(&self) -> MutexGuard<'_, Connection> {
@@ -200,12 +203,14 @@ fn transaction<T>(
     writer: &mut Connection,
     work: &impl Fn(&rusqlite::Transaction<'_>) -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {
-    let transaction = writer.transaction()?;
+    // At once for writing: one that has read first is refused if there was another writer since.
+    let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let done = work(&transaction)?;
     transaction.commit()?;
     Ok(done)
 }
 
+/// To write: some of the settings are kept in the file.
 fn open(path: &Path) -> Result<Connection, StoreError> {
     let connection = Connection::open(path)?;
     connection.busy_timeout(BUSY)?;
