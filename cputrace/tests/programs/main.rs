@@ -190,4 +190,7 @@ fn agrees_with_perf() {
     check("openssl", load::openssl(&["rsa2048"]));
     check("python3", load::python());
     check("postgres", load::postgres());
+    check("redis", load::redis());
+    check("nginx", load::nginx());
+    check("node", load::node(&[]));
 }
