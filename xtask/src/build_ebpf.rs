@@ -76,7 +76,7 @@ pub(crate) fn build() -> anyhow::Result<PathBuf> {
     }
     // A folder of its own: the compiler is not the one that builds the rest.
     let folder = target().join("ebpf");
-    let flags = [
+    let mut flags = vec![
         "-Cdebuginfo=2".to_owned(),
         "-Clink-arg=--btf".to_owned(),
         // The object is the same wherever it was built.
@@ -84,6 +84,9 @@ pub(crate) fn build() -> anyhow::Result<PathBuf> {
         format!("--remap-path-prefix={}=/cargo", cargo_home().display()),
         format!("--remap-path-prefix={}=/rust", toolchain.sources()?.display()),
     ];
+    // And wherever its crates came from: the later of two that fit counts.
+    let registries = std::fs::read_dir(cargo_home().join("registry/src")).into_iter().flatten().flatten();
+    flags.extend(registries.map(|registry| format!("--remap-path-prefix={}=/crates", registry.path().display())));
     let mut cargo = toolchain.cargo();
     cargo
         .args(["build", "--locked", "--release", "--package", "cputrace-ebpf", "-Z", "build-std=core"])
