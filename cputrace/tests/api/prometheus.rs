@@ -28,12 +28,30 @@ fn server() -> Server {
 /// Prometheus with one target, until it is dropped.
 struct Prometheus {
     _directory: tempfile::TempDir,
-    _running: Running,
+    running: Running,
     url: String,
 }
 
 impl Prometheus {
+    /// Once more where another test's connection has taken the port that was free: a thousand come and go here.
     fn start(server: &Server, flags: &[&str]) -> Self {
+        let tries = std::iter::repeat_with(|| Self::start_once(server, flags)).take(5);
+        tries.filter_map(Self::listens).next().expect("Prometheus does not start")
+    }
+
+    /// `None` if it has ended.
+    fn listens(mut self) -> Option<Self> {
+        let started = Instant::now();
+        while agent().get(format!("{}/-/ready", self.url)).call().is_err() && started.elapsed() < PATIENCE {
+            if self.running.0.try_wait().unwrap().is_some() {
+                return None;
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+        Some(self)
+    }
+
+    fn start_once(server: &Server, flags: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let config = directory.path().join("prometheus.yml");
         let target = format!("- job_name: cputrace\n    static_configs: [{{ targets: ['{}'] }}]", server.address);
@@ -44,7 +62,7 @@ impl Prometheus {
         command.arg(format!("--storage.tsdb.path={}", directory.path().join("data").display()));
         command.arg(format!("--web.listen-address=127.0.0.1:{port}"));
         let running = Running::start(&mut command);
-        Self { _directory: directory, _running: running, url: format!("http://127.0.0.1:{port}") }
+        Self { _directory: directory, running, url: format!("http://127.0.0.1:{port}") }
     }
 
     /// What it knows by a query; `None` until it answers.
