@@ -53,7 +53,7 @@ impl Program {
 }
 
 /// Of so many runs of a short program one is timed: an odd number, for switches often come in pairs.
-pub const ONE_IN: u32 = 61;
+pub const ONE_IN: u32 = 251;
 
 /// What a program took on a CPU.
 #[repr(C)]

@@ -1,7 +1,8 @@
 //! The account of each thread's time, kept at the switches.
 //!
 //! Nothing runs at a wake-up: when the thread is switched to, its `sched_info.last_queued` says when it was put in the run
-//! queue, by that queue's clock. How this clock relates to ours is seen at each switch.
+//! queue, by that queue's clock. How this clock relates to ours is seen every now and then; in between, where the kernel has just
+//! brought it up to date, it tells us the time, too: to ask for ours takes nearly as long as all the rest.
 
 use core::ffi::c_void;
 
@@ -33,33 +34,33 @@ pub(crate) fn switch(preempted: bool, prev: Task, next: Task, bits: Option<u32>)
     if leaving.is_none() && entering.is_none() && !adopts {
         return;
     }
-    let (prev_queue, next_queue) = (prev.queue(), next.queue());
-    // SAFETY: a helper without arguments. Read once: it is a third of what all this costs.
-    let now_ns = unsafe { bpf_ktime_get_ns() };
+    let queue = prev.queue();
     let bits = prev.state_bits().or(bits).unwrap_or(1);
+    // Where a thread gives way to one that was woken, or an idle CPU is woken, the clock is the one of the wake-up.
+    let is_fresh = prev_tid != 0 && bits != 0 && !preempted;
+    let Some(clock) = QUEUE_CLOCK.get_ptr_mut(0) else { return };
+    // SAFETY: this CPU's element.
+    let moment = unsafe { &mut *clock }.moment(queue.clock(), is_fresh);
     if let Some(thread) = leaving {
-        leave(thread, (prev, prev_queue), bits, preempted, next_tid == 0, now_ns);
+        leave(thread, (prev, queue), bits, preempted, moment);
     } else if adopts {
-        adopt(prev_tid, prev, bits, preempted, now_ns);
+        adopt(prev_tid, prev, bits, preempted, moment.now_ns);
     }
     if let Some(thread) = entering {
-        enter(thread, (next, next_queue), now_ns);
+        enter(thread, next, moment);
     }
 }
 
 /// The thread is on no CPU from now on.
 #[inline(always)]
-fn leave(thread: &mut Thread, (prev, queue): (Task, Queue), bits: u32, preempted: bool, idles: bool, now_ns: u64) {
+fn leave(thread: &mut Thread, (prev, queue): (Task, Queue), bits: u32, preempted: bool, moment: Moment) {
     let mut next_state = state_after(bits, preempted);
     if next_state == state::RUNNABLE && queue.is_throttled() {
         next_state = state::THROTTLED;
     }
-    if idles {
-        // Fresh: where a thread is woken, the queue's clock stands still from then to the switch to it.
-        queue_clock_offset(queue, now_ns);
-    }
+    let now_ns = moment.now_ns(thread);
     if thread.state != state::RUNNING {
-        recover(thread, (prev, queue), now_ns);
+        recover(thread, prev, moment);
     }
     threads::write(thread, |thread| {
         let ran_ns = now_ns.wrapping_sub(thread.since_ns);
@@ -98,10 +99,9 @@ fn state_after(bits: u32, preempted: bool) -> u32 {
 /// The switch to the thread was not seen: some kernels run no programs in the context of some tasks, from one of which it
 /// was. The kernel's own account says when it was.
 #[inline(always)]
-fn recover(thread: &mut Thread, (prev, queue): (Task, Queue), now_ns: u64) {
-    let Some(offset_ns) = queue_clock_offset(queue, now_ns) else { return };
-    let arrived_ns = prev.last_arrival().wrapping_add(offset_ns);
-    if arrived_ns > thread.since_ns && arrived_ns <= now_ns {
+fn recover(thread: &mut Thread, prev: Task, moment: Moment) {
+    let arrived_ns = prev.last_arrival().wrapping_add(moment.offset_ns);
+    if moment.offset_ns != UNKNOWN_NS && arrived_ns > thread.since_ns && arrived_ns <= moment.now_ns {
         let queued_ns = prev.run_delay().wrapping_sub(thread.kernel.run_delay_ns);
         run(thread, arrived_ns, queued_ns);
         threads::count(|stats| stats.recovered += 1);
@@ -110,10 +110,11 @@ fn recover(thread: &mut Thread, (prev, queue): (Task, Queue), now_ns: u64) {
 
 /// The thread is on a CPU from now on.
 #[inline(always)]
-fn enter(thread: &mut Thread, next: (Task, Queue), now_ns: u64) {
+fn enter(thread: &mut Thread, next: Task, moment: Moment) {
+    let now_ns = moment.now_ns(thread);
     let (state, gap_ns) = (thread.state, now_ns.wrapping_sub(thread.since_ns));
     let is_new = thread.since_ns == thread.first_ns;
-    let queued_ns = if state >= state::BLOCKED { queued_ns(thread, next, now_ns) } else { 0 };
+    let queued_ns = if state >= state::BLOCKED { queued_ns(thread, next, moment) } else { 0 };
     let queued_ns = run(thread, now_ns, queued_ns);
     let min_ns = config::off_cpu_min_ns();
     // A new thread comes to its CPU another way.
@@ -235,46 +236,74 @@ fn ended_wait(task: Task, wake: &mut Wake) {
 
 /// How long a thread that was woken has waited for a CPU; [`UNKNOWN_NS`] where the kernel does not tell.
 #[inline(always)]
-fn queued_ns(thread: &Thread, (next, queue): (Task, Queue), now_ns: u64) -> u64 {
-    let Some(offset_ns) = queue_clock_offset(queue, now_ns) else { return UNKNOWN_NS };
+fn queued_ns(thread: &Thread, next: Task, moment: Moment) -> u64 {
     let last_queued = next.last_queued();
-    if last_queued == 0 {
+    if last_queued == 0 || moment.offset_ns == UNKNOWN_NS {
         return UNKNOWN_NS;
     }
-    let since_ns = last_queued.wrapping_add(offset_ns);
+    let since_ns = last_queued.wrapping_add(moment.offset_ns);
     // The two clocks are read a moment apart.
-    let last_wait_ns = now_ns.saturating_sub(since_ns);
+    let last_wait_ns = moment.now_ns.saturating_sub(since_ns);
     // Moved from queue to queue meanwhile, it was queued anew: the kernel has added up the earlier waits.
     last_wait_ns + next.run_delay().wrapping_sub(thread.kernel.run_delay_ns)
 }
 
-#[inline(always)]
-fn queue_clock_offset(queue: Queue, now_ns: u64) -> Option<u64> {
-    let clock = QUEUE_CLOCK.get_ptr_mut(0)?;
-    // SAFETY: this CPU's element.
-    unsafe { &mut *clock }.offset_ns(queue, now_ns)
+/// When a switch was.
+#[derive(Clone, Copy)]
+struct Moment {
+    now_ns: u64,
+    /// How far our clock is ahead of the run queue's; [`UNKNOWN_NS`] where that is not known.
+    offset_ns: u64,
+}
+
+impl Moment {
+    /// No earlier than what is known of the thread: clocks are read a moment apart.
+    #[inline(always)]
+    fn now_ns(self, thread: &Thread) -> u64 {
+        if self.now_ns < thread.since_ns { thread.since_ns } else { self.now_ns }
+    }
 }
 
 /// How far our clock is ahead of a CPU's run-queue clock: the least that was seen in the last moments, for the queue's
 /// clock stands still from an event to the next.
 #[repr(C)]
 pub(crate) struct QueueClock {
+    offset_ns: u64,
+    /// When ours was last asked for while the queue's had just been read, by the queue's.
+    asked_ns: u64,
     epoch_ns: u64,
     least_ns: u64,
     /// Of the epoch before.
     least_before_ns: u64,
 }
 
-/// Our clock follows NTP and so drifts from the queue's: by some microseconds in this time at worst.
-const EPOCH_NS: u64 = 20_000_000;
+/// For so long the queue's clock stands for ours, which follows NTP and so drifts from it: by 50 ns at worst.
+const TRUSTED_NS: u64 = 100_000;
+
+/// Drifts come to some microseconds in this time at worst.
+const EPOCH_NS: u64 = 8_000_000;
 
 impl QueueClock {
+    /// Now; `is_fresh` if the kernel has just brought the queue's clock up to date.
     #[inline(always)]
-    fn offset_ns(&mut self, queue: Queue, now_ns: u64) -> Option<u64> {
-        let queue_ns = queue.clock();
-        if queue_ns == 0 {
-            return None;
+    fn moment(&mut self, queue_ns: u64, is_fresh: bool) -> Moment {
+        if is_fresh && queue_ns.wrapping_sub(self.asked_ns) < TRUSTED_NS {
+            return Moment { now_ns: queue_ns.wrapping_add(self.offset_ns), offset_ns: self.offset_ns };
         }
+        // SAFETY: a helper without arguments.
+        let now_ns = unsafe { bpf_ktime_get_ns() };
+        if queue_ns == 0 {
+            return Moment { now_ns, offset_ns: UNKNOWN_NS };
+        }
+        if is_fresh {
+            self.asked_ns = queue_ns;
+        }
+        self.look(queue_ns, now_ns);
+        Moment { now_ns, offset_ns: self.offset_ns }
+    }
+
+    #[inline(always)]
+    fn look(&mut self, queue_ns: u64, now_ns: u64) {
         let ahead_ns = now_ns.wrapping_sub(queue_ns);
         if now_ns.wrapping_sub(self.epoch_ns) > EPOCH_NS {
             self.least_before_ns = if self.epoch_ns == 0 { ahead_ns } else { self.least_ns };
@@ -283,12 +312,11 @@ impl QueueClock {
         } else if (ahead_ns.wrapping_sub(self.least_ns)).cast_signed() < 0 {
             self.least_ns = ahead_ns;
         }
-        let least_ns = if (self.least_before_ns.wrapping_sub(self.least_ns)).cast_signed() < 0 {
+        self.offset_ns = if (self.least_before_ns.wrapping_sub(self.least_ns)).cast_signed() < 0 {
             self.least_before_ns
         } else {
             self.least_ns
         };
-        Some(least_ns)
     }
 }
 

@@ -95,7 +95,7 @@ metrics! {
     OVERHEAD_RATIO: Gauge "cputrace_overhead_ratio" [] "The same as a part of the CPU time of all of the host's CPUs, in the last second";
     OVERHEAD_LIMIT: Gauge "cputrace_overhead_limit_ratio" [] "The part of the host's CPU time above which the governor lowers the sampling frequency";
     GOVERNOR_STEPS: Counter "cputrace_governor_steps_total" ["direction"] "Changes of the sampling frequency by the governor";
-    BPF_RUN: Counter "cputrace_bpf_program_run_seconds_total" ["program"] "Time in each eBPF program: long runs are timed each, of short ones one in 61 stands for all";
+    BPF_RUN: Counter "cputrace_bpf_program_run_seconds_total" ["program"] "Time in each eBPF program: long runs are timed each, of short ones one in 251 stands for all";
     BPF_RUNS: Counter "cputrace_bpf_program_runs_total" ["program"] "How often each ran";
     BPF_MAPS: Gauge "cputrace_bpf_map_bytes" [] "Kernel memory of the eBPF maps";
     UNWIND_TABLES: Gauge "cputrace_unwind_tables" [] "Files whose unwind tables are in the kernel";

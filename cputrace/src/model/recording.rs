@@ -90,7 +90,7 @@ pub struct Sampling {
     pub achieved_hz: f64,
 }
 
-/// What one eBPF program cost, by its own account: long runs are timed each, of short ones one in 61 stands for all.
+/// What one eBPF program cost, by its own account: long runs are timed each, of short ones one in 251 stands for all.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ProgramCost {
     /// Its name.
