@@ -20,10 +20,10 @@ use crate::workload::{self, Frames};
 pub(crate) struct Args {
     /// The cputrace to run, instead of one that is built for it
     #[arg(long, value_name = "FILE")]
-    binary: Option<PathBuf>,
+    pub(crate) binary: Option<PathBuf>,
     /// Call by the client alone, without the pictures, which take 600 MB of packages
     #[arg(long)]
-    no_pictures: bool,
+    pub(crate) no_pictures: bool,
 }
 
 /// What each half of the load does: one function is in the first alone, one in the second.

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use crate::system::{cargo, command, install, output, root_prefix};
+use crate::system::{cargo, command, install, is_root, output, root_prefix, target};
 use crate::workload::{self, Frames};
-use crate::{build_ebpf, kernels, lint, python};
+use crate::{build_ebpf, grafana_check, kernels, lint, python};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -129,6 +129,15 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             CargoTest { selection: &selection, harness: &["--ignored", "--test-threads=1"], prefix, object, in_ci }
                 .run(results)
         });
+    }
+    if no_live {
+        steps.skip("npm's client", "--no-live");
+    } else if !is_root() {
+        steps.skip("npm's client", "it needs root: cargo xtask grafana-check");
+    } else {
+        // The program is the one that the live tests ran.
+        let binary = Some(target().join("debug/cputrace"));
+        steps.run("npm's client", |_| grafana_check::run(&grafana_check::Args { binary, no_pictures: true }));
     }
     if no_live {
         steps.skip("kernels", "--no-live");

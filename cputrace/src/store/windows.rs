@@ -103,12 +103,15 @@ impl Store {
         let (start, end) = (unix_ms(range.from), unix_ms(range.to));
         let bytes = digest.encode().map_err(StoreError::Encode)?;
         self.write(|transaction| {
+            // Who asks up to the end of the window before must not get this one, too: as clocks are corrected they can overlap.
+            let mut start = match end_before(transaction, start)? {
+                Some(before) if before < end => before.max(start),
+                _ => start,
+            };
             // A clock that was set back comes by the same moments again.
-            let mut later = 0;
-            while id_at(transaction, 0, start + later)?.is_some() {
-                later += 1;
+            while id_at(transaction, 0, start)?.is_some() {
+                start += 1;
             }
-            let start = start + later;
             insert(transaction, 0, (start, end.max(start)), facts, (&bytes, digest))?;
             compact(transaction, start, facts, digest)
         })
@@ -384,6 +387,12 @@ fn store(
 fn id_at(connection: &Connection, level: u32, start: i64) -> Result<Option<i64>, StoreError> {
     let mut query = connection.prepare_cached("SELECT id FROM window WHERE level = ?1 AND start_ms = ?2")?;
     Ok(query.query_row([i64::from(level), start], |row| row.get(0)).optional()?)
+}
+
+/// The end of the last window as recorded that starts before this moment.
+fn end_before(connection: &Connection, start: i64) -> Result<Option<i64>, StoreError> {
+    let sql = "SELECT end_ms FROM window WHERE level = 0 AND start_ms < ?1 ORDER BY start_ms DESC LIMIT 1";
+    Ok(connection.prepare_cached(sql)?.query_row([start], |row| row.get(0)).optional()?)
 }
 
 fn read(connection: &Connection, id: i64) -> Result<Option<(WindowFacts, Digest)>, StoreError> {

@@ -144,6 +144,23 @@ fn coarser_windows_stand_in() {
     assert_eq!(store.span().unwrap().unwrap(), range(0, 7500));
 }
 
+/// Windows that overlap by what a clock was corrected by are each in one of two ranges that meet where one of them ends.
+#[test]
+fn windows_follow_one_another() {
+    let directory = TempDir::new().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let ms = |ms: i64| from_unix_ms(1_000_000_000 + ms);
+    let range = |from, to| Range { from: ms(from), to: ms(to) };
+    for (from, to) in [(0, 1001), (1000, 2001), (2000, 3000)] {
+        store.add_window(range(from, to), &facts(), &window(&[("a", 1)])).unwrap();
+    }
+    let windows = |range| store.covered(range, Duration::ZERO).unwrap();
+    let stretch = |from, to| (ms(from), ms(to));
+    assert_eq!(windows(range(0, 3000)), [stretch(0, 1001), stretch(1001, 2001), stretch(2001, 3000)]);
+    assert_eq!(windows(range(0, 1001)).len(), 1);
+    assert_eq!(windows(range(1001, 2001)).len(), 1);
+}
+
 /// A clock that is set back, or far ahead and back again, hides no window: not from a long range, and not from what is left
 /// when the finest windows are gone.
 #[test]
