@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use cputrace::model::*;
 use cputrace::process::elf::ElfFacts;
-use cputrace::symbolize::{Code, Detail, symbolize};
+use cputrace::symbolize::{Code, Detail, Tables, symbolize};
 use proptest::prelude::*;
 use support::lab::Lab;
 use support::require;
@@ -108,7 +108,7 @@ fn functions_as_a_whole() {
         let path = profile.string("/some/file");
         let mapping = profile.mapping(Mapping { kind: MappingKind::File, path, build_id: None });
         let location = profile.location(mapping, ElfAddr(symbol.address + symbol.size / 2));
-        let extents = symbolize(&mut profile, &|_| elf(file), Detail::Functions, &|| false);
+        let extents = symbolize(&mut profile, &|_| elf(file), Detail::Functions, &mut Tables::default(), &|| false);
         assert_eq!(extents, [(location, extent.clone())], "{name}");
         assert_eq!(profile.names(location), [name]);
     }
@@ -365,7 +365,13 @@ fn stopping_stops() {
     // As a message that is taken out of its channel.
     let asked = std::cell::Cell::new(0);
     let stopped = || asked.replace(asked.get() + 1) == 1;
-    symbolize(&mut profile, &|_| Code::Missing(UnknownReason::FileGone), Detail::Lines, &stopped);
+    symbolize(
+        &mut profile,
+        &|_| Code::Missing(UnknownReason::FileGone),
+        Detail::Lines,
+        &mut Tables::default(),
+        &stopped,
+    );
     let reasons: Vec<_> = profile.locations().iter().map(|location| location.unknown.unwrap()).collect();
     assert_eq!(reasons, [UnknownReason::FileGone, UnknownReason::NotSymbolized, UnknownReason::NotSymbolized]);
 }
@@ -452,4 +458,43 @@ fn files_may_be_cut_short_meanwhile() {
         cut_short
     });
     assert!(cut_short > 0, "the file was never cut short at a bad moment");
+}
+
+/// A large symbol table that was sorted once names what is asked later. Another file in its place is read as it is; one that is
+/// cut short after that costs its names, not the program.
+#[test]
+fn large_symbol_tables_are_kept() {
+    if !(require("cc") && require("nm")) {
+        return;
+    }
+    let lab = Lab::new();
+    let library = lab.path("many.so");
+    let write = |prefix: &str| {
+        let function =
+            |number| format!("{prefix}{number}: nop\n.type {prefix}{number},@function\n.size {prefix}{number},1\n");
+        let code = lab.path("many.s");
+        fs::write(&code, (0..60_000).map(function).collect::<String>()).unwrap();
+        let _ = fs::remove_file(&library);
+        run(Command::new("cc").args(["-shared", "-nostdlib", "-o"]).args([&library, &code]));
+        nm(&library, &[]).into_iter().find(|symbol| symbol.name == format!("{prefix}7")).unwrap().address
+    };
+    let mut tables = Tables::default();
+    let mut named = |address| {
+        let mut profile = Profile::new();
+        let path = profile.string("/many.so");
+        let mapping = profile.mapping(Mapping { kind: MappingKind::File, path, build_id: None });
+        let locations = [0, 30_000].map(|more| profile.location(mapping, ElfAddr(address + more)));
+        symbolize(&mut profile, &|_| elf(&library), Detail::Functions, &mut tables, &|| false);
+        locations.map(|location| (profile.names(location).join(""), profile.locations()[location.index()].unknown))
+    };
+    let is = |prefix: &str| [7, 30_007].map(|number| (format!("{prefix}{number}"), None));
+    let address = write("one_");
+    assert_eq!(named(address), is("one_"));
+    assert_eq!(named(address), is("one_"));
+    assert_eq!(named(write("two_")), is("two_"));
+    let cut = File::options().write(true).open(&library).unwrap();
+    let length = cut.metadata().unwrap().len();
+    cut.set_len(length / 2).unwrap();
+    assert!(named(address).iter().all(|(name, unknown)| unknown.is_some() && !name.contains("two_")));
+    assert_eq!(named(write("three_")), is("three_"));
 }

@@ -10,17 +10,23 @@ use super::{Batch, Observation, RawSample};
 use crate::model::{OffCpuState, StackEnd, WaitState};
 use crate::unwind::RemoteStack;
 
+/// What the kernel puts before each record (`BPF_RINGBUF_HDR_SZ`).
+const RECORD_HEADER_BYTES: usize = 8;
+
 /// Unwinds a thread of a process from its registers, by DWARF number, and its program counter on.
 pub type Unwind<'a> = &'a mut dyn FnMut(u32, [u64; 16], u64) -> RemoteStack;
 
 /// Takes all that is there; stacks of threads that wait still are unwound by `unwind`. A record that makes no sense is counted
-/// and skipped.
-pub fn drain<T: BorrowMut<MapData>>(ring: &mut RingBuf<T>, batch: &mut Batch, unwind: Unwind<'_>) {
+/// and skipped. Returns how many bytes it was.
+pub fn drain<T: BorrowMut<MapData>>(ring: &mut RingBuf<T>, batch: &mut Batch, unwind: Unwind<'_>) -> usize {
+    let mut bytes = 0;
     while let Some(record) = ring.next() {
+        bytes += record.len() + RECORD_HEADER_BYTES;
         if read(&record, batch, unwind).is_none() {
             batch.bad_records += 1;
         }
     }
+    bytes
 }
 
 fn read(record: &[u8], batch: &mut Batch, unwind: Unwind<'_>) -> Option<()> {

@@ -39,6 +39,11 @@ impl ThreadTimes {
         Ok(())
     }
 
+    /// How full the table was at the window's start.
+    pub fn fill(&self) -> f64 {
+        self.before.len() as f64 / self.maps.places() as f64
+    }
+
     /// Takes the accounts of threads that ended.
     pub fn drain(&mut self) {
         while let Some(thread) = self.maps.next_end() {

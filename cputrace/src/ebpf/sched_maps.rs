@@ -37,6 +37,11 @@ impl SchedMaps {
         })
     }
 
+    /// Threads that there is a place of their own for.
+    pub fn places(&self) -> usize {
+        self.places
+    }
+
     /// Every thread as it is now.
     pub fn threads(&self) -> Vec<Thread> {
         let mut threads: Vec<_> = (0..self.places).filter_map(|place| self.row(place)).collect();

@@ -132,6 +132,7 @@ pub fn own(families: &mut Families, own: &OwnSums) {
     families.by_label(&BPF_RUN, own.programs.iter().map(|(name, (time, _))| (name.as_str(), time.as_secs_f64())));
     families.by_label(&BPF_RUNS, own.programs.iter().map(|(name, (_, runs))| (name.as_str(), *runs as f64)));
     families.number(&BPF_MAPS, own.map_kb as f64 * 1024.0);
+    families.by_label(&BPF_MAP_FILL, own.map_fill.iter().map(|(map, fill)| (*map, *fill)));
     let unwinding = &own.unwinding;
     families.number(&UNWIND_TABLES, unwinding.tables as f64);
     families.number(&UNWIND_BYTES, unwinding.table_kb as f64 * 1024.0);

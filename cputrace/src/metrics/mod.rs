@@ -98,6 +98,7 @@ metrics! {
     BPF_RUN: Counter "cputrace_bpf_program_run_seconds_total" ["program"] "Time in each eBPF program: long runs are timed each, of short ones one in 251 stands for all";
     BPF_RUNS: Counter "cputrace_bpf_program_runs_total" ["program"] "How often each ran";
     BPF_MAPS: Gauge "cputrace_bpf_map_bytes" [] "Kernel memory of the eBPF maps";
+    BPF_MAP_FILL: Gauge "cputrace_bpf_map_fill_ratio" ["map"] "How full the eBPF maps are that can be full; of the ring buffer of samples, when it was fullest in the last window";
     UNWIND_TABLES: Gauge "cputrace_unwind_tables" [] "Files whose unwind tables are in the kernel";
     UNWIND_BYTES: Gauge "cputrace_unwind_table_bytes" [] "Kernel memory of these tables";
     UNWIND_LIMIT: Gauge "cputrace_unwind_table_limit_bytes" [] "Kernel memory that these tables may take";

@@ -28,6 +28,8 @@ pub struct OwnSums {
     pub programs: BTreeMap<String, (Duration, u64)>,
     /// Memory of the maps.
     pub map_kb: u64,
+    /// How full they are, by name.
+    pub map_fill: BTreeMap<&'static str, f64>,
     /// The unwinder's state.
     pub unwinding: Unwinding,
     /// What the account of the threads' time lost.
@@ -62,6 +64,7 @@ impl OwnSums {
             *runs += program.runs;
         }
         self.map_kb = window.overhead.map_kb;
+        self.map_fill.clone_from(&window.overhead.map_fill);
         if let Some(unwinding) = window.unwinding {
             self.unwinding = unwinding;
         }

@@ -1,5 +1,6 @@
 //! A whole recording: the profile, the timelines, the ledger, and the facts about them.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use super::{Counters, EventSampling, Ledger, Profile, SchedulerLedger, Spike, StackCounters, ThreadTime, Timeline};
@@ -118,6 +119,8 @@ pub struct Overhead {
     pub own_rss_kb: u64,
     /// Memory of the eBPF maps.
     pub map_kb: u64,
+    /// How full the maps are that can be full, by name: 1 is full. Of a buffer, when it was fullest. Not in files.
+    pub map_fill: BTreeMap<&'static str, f64>,
 }
 
 /// What was done so that stacks could be unwound in the kernel.

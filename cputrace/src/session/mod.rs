@@ -26,7 +26,7 @@ use crate::process::own::{self, Priority, Work};
 use crate::process::target::TargetError;
 use crate::source::counters::CpuCountersError;
 use crate::source::event::EventClockError;
-use crate::symbolize::Detail;
+use crate::symbolize::{Detail, Tables};
 use crate::tier::TierError;
 use cost::Look;
 use run::{Session, Windows};
@@ -166,7 +166,7 @@ pub fn record(
         is_stopped.set(is_stopped.get() || stop.try_recv().is_ok());
         is_stopped.get()
     };
-    let mut recording = finisher.finish(session.close_window(), &stopped);
+    let mut recording = finisher.finish(session.close_window(), &mut Tables::default(), &stopped);
     recording.spikes = spikes(&recording);
     Ok(Outcome { recording, end })
 }
@@ -214,8 +214,9 @@ impl<'a> Watch<'a> {
             };
             let names = scope.spawn(move || {
                 own::lower_priority();
+                let mut tables = Tables::default();
                 for window in closed {
-                    on_window(finisher.finish(window, &|| is_stopped.load(Ordering::Relaxed)));
+                    on_window(finisher.finish(window, &mut tables, &|| is_stopped.load(Ordering::Relaxed)));
                     unnamed.fetch_sub(1, Ordering::Relaxed);
                 }
             });

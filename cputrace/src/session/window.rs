@@ -24,7 +24,7 @@ use crate::pmu::reason::Reason;
 use crate::process::own;
 use crate::process::{Object, host};
 use crate::source::{counters, event, on_cpu};
-use crate::symbolize::{Code, Detail, NameCache, symbolize};
+use crate::symbolize::{Code, Detail, NameCache, Tables, symbolize};
 use crate::tier;
 use crate::unwind::UnwindStats;
 
@@ -64,8 +64,8 @@ impl Finisher {
         Ok(Self { keeps_waits, detail, reasons, names: NameCache::default() })
     }
 
-    /// Looks up names and reasons; when `stopped` turns true the rest stays without.
-    pub(super) fn finish(&mut self, closed: Closed, stopped: &dyn Fn() -> bool) -> Recording {
+    /// Looks up names and reasons; when `stopped` turns true the rest stays without. `tables` stay with one thread.
+    pub(super) fn finish(&mut self, closed: Closed, tables: &mut Tables, stopped: &dyn Fn() -> bool) -> Recording {
         let Closed { mut recording, waits, objects } = closed;
         let profile = &mut recording.profile;
         self.names.recall(profile);
@@ -73,7 +73,7 @@ impl Finisher {
         let code = |mapping: MappingId| {
             objects.get(&mapping).map_or(Code::Missing(UnknownReason::Unmapped), |object| finder.find(object))
         };
-        let extents = symbolize(profile, &code, self.detail, stopped);
+        let extents = symbolize(profile, &code, self.detail, tables, stopped);
         self.names.learn(profile, &extents);
         recording.notes.extend(finder.notes());
         recording.notes.extend(unnamed::notes(profile));
@@ -208,7 +208,7 @@ impl Session<'_> {
     }
 
     /// What the window cost.
-    fn overhead(&self) -> Overhead {
+    fn overhead(&mut self) -> Overhead {
         let programs = self.sampler.bpf_costs().map(|programs| since(programs, &self.before.bpf_programs));
         let total = |programs: &Vec<ProgramCost>| programs.iter().map(|program| program.run_time).sum();
         Overhead {
@@ -218,6 +218,7 @@ impl Session<'_> {
             own_cpu: self.own_cpu.saturating_sub(self.before.own_cpu),
             own_rss_kb: own::peak_rss_kb(),
             map_kb: crate::ebpf::map_kb(),
+            map_fill: self.sampler.take_map_fill(),
         }
     }
 }

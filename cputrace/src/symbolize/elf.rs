@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Range;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
 use blazesym::symbolize::source::{Elf, Source};
@@ -30,6 +30,15 @@ const MAX_UNPACKED_BYTES: u64 = 256 << 20;
 
 /// Memory that a reader of debug information may take before another one takes its place.
 const MAX_READER_BYTES: u64 = 24 << 20;
+
+/// Symbol tables that are smaller than this are sorted anew each time.
+const MIN_KEPT_BYTES: u64 = 1 << 20;
+
+/// Symbol tables that are kept are no larger than this together: they are in memory, and a third of it again for their order.
+const MAX_KEPT_BYTES: u64 = 16 << 20;
+
+/// For so many windows a symbol table is kept that none of them asked for.
+const KEPT_WINDOWS: u32 = 30;
 
 /// The longest name that is kept whole.
 const MAX_SYMBOL_BYTES: usize = 64 << 10;
@@ -59,6 +68,7 @@ pub(super) struct ElfNames<'a> {
     has_debug_info: bool,
     /// What its debug information takes in memory when it is unpacked.
     unpacked_bytes: u64,
+    symbol_table_bytes: u64,
 }
 
 impl<'a> ElfNames<'a> {
@@ -76,9 +86,19 @@ impl<'a> ElfNames<'a> {
         // By `pread`: what is said about the file must not depend on its staying as it is.
         let cache = ReadCache::new(file);
         let elf = parse(&cache).ok_or(UnknownReason::Damaged)?;
-        let mut names = Self { file, package: None, sections: Vec::new(), has_debug_info: false, unpacked_bytes: 0 };
+        let mut names = Self {
+            file,
+            package: None,
+            sections: Vec::new(),
+            has_debug_info: false,
+            unpacked_bytes: 0,
+            symbol_table_bytes: 0,
+        };
         for section in elf.sections() {
             let name = section.name_bytes().unwrap_or_default();
+            if name == b".symtab" || name == b".dynsym" {
+                names.symbol_table_bytes = names.symbol_table_bytes.saturating_add(section.size());
+            }
             if let SectionFlags::Elf { sh_flags, .. } = section.flags()
                 && sh_flags.contains(SHF_ALLOC)
             {
@@ -103,7 +123,21 @@ impl<'a> ElfNames<'a> {
     }
 
     /// The functions at `addresses`, which are sorted. Gives up when `stopped` says so.
-    pub(super) fn look_up(&self, addresses: &[u64], detail: Detail, stopped: &dyn Fn() -> bool) -> Vec<Found> {
+    pub(super) fn look_up(
+        &self,
+        addresses: &[u64],
+        detail: Detail,
+        tables: &mut Tables,
+        stopped: &dyn Fn() -> bool,
+    ) -> Vec<Found> {
+        if detail == Detail::Functions
+            && let Some(table) = tables.of(self)
+        {
+            return table.look_up(self, addresses).unwrap_or_else(|guard::Broken| {
+                tables.0.pop();
+                vec![Err(UnknownReason::Damaged); addresses.len()]
+            });
+        }
         let path = self.path();
         let has_lines = self.has_debug_info && detail == Detail::Lines;
         // What is damaged costs only itself: the package first, then all debug information.
@@ -120,7 +154,7 @@ impl<'a> ElfNames<'a> {
     }
 
     fn path(&self) -> PathBuf {
-        PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
+        path(self.file)
     }
 
     /// A folder where the package has the name by which blazesym finds it: the file's, with `.dwp` behind it.
@@ -154,23 +188,34 @@ impl<'a> ElfNames<'a> {
                     reader.forget();
                     reader = Reader::new();
                 }
-                let found = reader.symbolizer.symbolize(&source, Input::VirtOffset(batch));
-                all.extend(batch.iter().zip(found.map_err(|_| guard::Broken)?).map(|(&address, symbolized)| {
-                    match symbolized {
-                        Symbolized::Sym(symbol) => {
-                            let extent = if debug_info { None } else { extent(&symbol, address) };
-                            let extent = extent.unwrap_or(address..address.saturating_add(1));
-                            self.functions(address, &symbol).map(|lines| Place { lines, extent })
-                        }
-                        Symbolized::Unknown(reason) => Err(unknown(reason)),
-                    }
-                }));
+                self.ask(&reader.symbolizer, &source, batch, &mut all)?;
             }
             reader.forget();
             Ok(())
         })??;
         all.resize(addresses.len(), Err(UnknownReason::NotSymbolized));
         Ok(all)
+    }
+
+    /// Adds what a reader finds at `addresses`.
+    fn ask(
+        &self,
+        symbolizer: &Symbolizer,
+        source: &Source<'_>,
+        addresses: &[u64],
+        all: &mut Vec<Found>,
+    ) -> Result<(), guard::Broken> {
+        let found = symbolizer.symbolize(source, Input::VirtOffset(addresses)).map_err(|_| guard::Broken)?;
+        let has_lines = matches!(source, Source::Elf(elf) if elf.debug_syms);
+        all.extend(addresses.iter().zip(found).map(|(&address, symbolized)| match symbolized {
+            Symbolized::Sym(symbol) => {
+                let extent = if has_lines { None } else { extent(&symbol, address) };
+                let extent = extent.unwrap_or(address..address.saturating_add(1));
+                self.functions(address, &symbol).map(|lines| Place { lines, extent })
+            }
+            Symbolized::Unknown(reason) => Err(unknown(reason)),
+        }));
+        Ok(())
     }
 
     /// A symbol and what is inlined in it, innermost first. The line of each function is that of the call in it; blazesym
@@ -199,6 +244,70 @@ impl<'a> ElfNames<'a> {
     }
 }
 
+/// Large symbol tables, kept from one window to the next: to sort one takes longer than all else that a window does. The last one
+/// was asked last.
+#[derive(Debug, Default)]
+pub struct Tables(Vec<Table>);
+
+/// A symbol table that is kept, and of which file.
+#[derive(Debug)]
+struct Table {
+    id: FileId,
+    bytes: u64,
+    file: File,
+    symbolizer: Symbolizer,
+    /// Windows since it was asked.
+    unused: u32,
+}
+
+/// A file as it is: one that is written to is another one.
+type FileId = (u64, u64, u64, (i64, i64));
+
+impl Tables {
+    /// A window begins.
+    pub(super) fn age(&mut self) {
+        self.0.iter_mut().for_each(|table| table.unused += 1);
+        self.0.retain(|table| table.unused <= KEPT_WINDOWS);
+    }
+
+    /// That of a file, the last one from then on, if it is one to keep.
+    fn of(&mut self, names: &ElfNames<'_>) -> Option<&Table> {
+        let bytes = names.symbol_table_bytes;
+        if !(MIN_KEPT_BYTES..=MAX_KEPT_BYTES).contains(&bytes) {
+            return None;
+        }
+        let facts = names.file.metadata().ok()?;
+        let id = (facts.dev(), facts.ino(), facts.size(), (facts.mtime(), facts.mtime_nsec()));
+        let table = match self.0.iter().position(|table| table.id == id) {
+            Some(place) => Table { unused: 0, ..self.0.remove(place) },
+            None => Table { id, bytes, file: names.file.try_clone().ok()?, symbolizer: symbolizer(), unused: 0 },
+        };
+        while self.0.iter().map(|table| table.bytes).sum::<u64>() + bytes > MAX_KEPT_BYTES {
+            self.0.remove(0);
+        }
+        self.0.push(table);
+        self.0.last()
+    }
+}
+
+impl Table {
+    fn look_up(&self, names: &ElfNames<'_>, addresses: &[u64]) -> Result<Vec<Found>, guard::Broken> {
+        let mut elf = Elf::new(path(&self.file));
+        elf.debug_syms = false;
+        let mut all = Vec::with_capacity(addresses.len());
+        guard::run(|| names.ask(&self.symbolizer, &Source::Elf(elf), addresses, &mut all))??;
+        Ok(all)
+    }
+}
+
+fn path(file: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
+fn symbolizer() -> Symbolizer {
+    Symbolizer::builder().enable_demangling(false).enable_auto_reload(false).build()
+}
+
 /// The function's addresses, if the symbol says so.
 fn extent(symbol: &Sym<'_>, address: u64) -> Option<Range<u64>> {
     let size = u64::try_from(symbol.size?).ok()?;
@@ -214,8 +323,7 @@ struct Reader {
 
 impl Reader {
     fn new() -> Self {
-        let symbolizer = Symbolizer::builder().enable_demangling(false).enable_auto_reload(false).build();
-        Self { symbolizer, memory_before: memory_bytes() }
+        Self { symbolizer: symbolizer(), memory_before: memory_bytes() }
     }
 
     /// Whether it remembers more than is good: starting again costs a look at each unit of the debug information.

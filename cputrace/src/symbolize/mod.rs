@@ -1,7 +1,7 @@
 //! Names, inlined functions and source lines of locations.
 //!
 //! Each location is asked for once, at a window's end, sorted by address. Files are gone through one by one and
-//! forgotten, which keeps memory low. A name that is not to be had is data with a reason, not an error: such code goes by
+//! forgotten, which keeps memory low, but for the order of large symbol tables. A name that is not to be had is data with a reason, not an error: such code goes by
 //! the first address of the function that it lies in, where the file's unwind information tells. This module opens no
 //! file of a process: it is handed open ones.
 //! - [`elf`]: programs and libraries, through blazesym.
@@ -31,6 +31,7 @@ use std::sync::Arc;
 use crate::model::{ElfAddr, Function, Line, LocationId, MappingId, Profile, UnknownReason};
 use crate::unwind::functions::FunctionRanges;
 pub use cache::NameCache;
+pub use elf::Tables;
 
 /// The module that kallsyms has eBPF programs in.
 const BPF: &str = "bpf";
@@ -92,8 +93,10 @@ pub fn symbolize(
     profile: &mut Profile,
     code: &dyn Fn(MappingId) -> Code,
     detail: Detail,
+    tables: &mut Tables,
     stopped: &dyn Fn() -> bool,
 ) -> Extents {
+    tables.age();
     let mut extents = Extents::new();
     let mut wanted: BTreeMap<MappingId, Vec<(u64, LocationId)>> = BTreeMap::new();
     for id in profile.location_ids() {
@@ -116,7 +119,12 @@ pub fn symbolize(
         match code(mapping) {
             Code::Elf { file, debug, package } => {
                 let files = ElfFiles { file: &file, debug: debug.as_ref(), package: package.as_ref() };
-                symbolize_elf(profile, files, locations, &mut Wanted { detail, stopped, extents: &mut extents });
+                symbolize_elf(
+                    profile,
+                    files,
+                    locations,
+                    &mut Wanted { detail, tables, stopped, extents: &mut extents },
+                );
             }
             Code::PerfMap { file } => symbolize_jit(profile, &file, &locations),
             Code::Kernel => symbolize_kernel(profile, &locations, &mut extents),
@@ -129,6 +137,7 @@ pub fn symbolize(
 /// What is wanted of files, and what comes of it beside names.
 struct Wanted<'a> {
     detail: Detail,
+    tables: &'a mut Tables,
     stopped: &'a dyn Fn() -> bool,
     extents: &'a mut Extents,
 }
@@ -153,7 +162,7 @@ fn symbolize_elf(
     let mut has_symbols = false;
     for file in debug.into_iter().chain([own_file]) {
         let found = elf::ElfNames::open(file, package, detail)
-            .map(|names| names.look_up(&addresses(&unnamed), detail, stopped));
+            .map(|names| names.look_up(&addresses(&unnamed), detail, wanted.tables, stopped));
         let found = found.unwrap_or_else(|reason| vec![Err(reason); unnamed.len()]);
         let mut left = Vec::new();
         for ((address, id), place) in unnamed.into_iter().zip(found) {

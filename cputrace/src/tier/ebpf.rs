@@ -1,7 +1,9 @@
 //! Samples from the eBPF program, and what happens to processes from perf's ring buffers.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use cputrace_common::config::MAX_PROCESSES;
 use cputrace_common::counter::CounterStats;
 use cputrace_common::stat::Stats;
 
@@ -42,6 +44,9 @@ pub struct EbpfSampler {
     threads: Option<ThreadTimes>,
     remote: RemoteUnwinder,
     remote_time: Duration,
+    ring_bytes: u32,
+    /// The most that was drained at once.
+    most_drained: usize,
 }
 
 impl EbpfSampler {
@@ -77,7 +82,19 @@ impl EbpfSampler {
         let maps = object.take_unwind_maps().ok_or(EbpfError::Missing("maps for the unwinder"))?;
         let unwinder = Unwinder::start(maps, scope.unwind_kb * 1024).map_err(TierError::Unwinder)?;
         let (remote, remote_time) = (RemoteUnwinder::default(), remote_time(scope.filter));
-        Ok(Self { clock, event: None, counters: None, changes, object, unwinder, threads, remote, remote_time })
+        Ok(Self {
+            clock,
+            event: None,
+            counters: None,
+            changes,
+            object,
+            unwinder,
+            threads,
+            remote,
+            remote_time,
+            ring_bytes,
+            most_drained: 0,
+        })
     }
 }
 
@@ -113,7 +130,9 @@ impl Sampler for EbpfSampler {
         // Samples first: then every change that came before one of them is there too.
         let Self { object, remote, remote_time, .. } = self;
         let deadline = Instant::now() + *remote_time;
-        ring::drain(object.ring(), batch, &mut |pid, registers, pc| remote.unwind(pid, registers, pc, deadline));
+        let mut unwind = |pid, registers, pc| remote.unwind(pid, registers, pc, deadline);
+        let drained = ring::drain(object.ring(), batch, &mut unwind);
+        self.most_drained = drained.max(self.most_drained);
         self.changes.drain(batch);
         if let Some(threads) = &mut self.threads {
             threads.drain();
@@ -212,6 +231,17 @@ impl Sampler for EbpfSampler {
         self.clock.halve(halvings).map_err(|source| TierError::Perf { what: "the sampling clock", source })?;
         self.object.set_pace(fixed_period(&self.clock), halvings)?;
         Ok(self.clock.period())
+    }
+
+    fn take_map_fill(&mut self) -> BTreeMap<&'static str, f64> {
+        let drained = std::mem::take(&mut self.most_drained);
+        let processes = self.unwinder.stats().processes;
+        let mut fill = BTreeMap::from([
+            ("samples", (drained as f64 / f64::from(self.ring_bytes)).min(1.0)),
+            ("processes", processes as f64 / f64::from(MAX_PROCESSES)),
+        ]);
+        fill.extend(self.threads.as_ref().map(|threads| ("threads", threads.fill())));
+        fill
     }
 
     fn bpf_costs(&self) -> Option<Vec<ProgramCost>> {

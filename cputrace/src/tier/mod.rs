@@ -189,6 +189,10 @@ pub trait Sampler {
     fn halve(&mut self, _halvings: u32) -> Result<Duration, TierError> {
         Err(TierError::Unsupported { tier: self.tier(), targets: "at another frequency" })
     }
+    /// How full the maps are that can be full, by name; of buffers, since it was asked last.
+    fn take_map_fill(&mut self) -> BTreeMap<&'static str, f64> {
+        BTreeMap::new()
+    }
     /// What the eBPF programs cost so far; `None` where that is not known.
     fn bpf_costs(&self) -> Option<Vec<ProgramCost>>;
 }

@@ -251,6 +251,7 @@ pub(crate) fn recording() -> Recording {
             own_cpu: Duration::from_millis(2),
             own_rss_kb: 20_000,
             map_kb: 1_500,
+            ..Overhead::default()
         },
         unwinding: Some(Unwinding { tables: 3, rows: 1000, table_kb: 10, builds: 3, ..Unwinding::default() }),
         spikes: vec![Spike {

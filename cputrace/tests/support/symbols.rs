@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use cputrace::model::*;
-use cputrace::symbolize::{Code, Detail, symbolize};
+use cputrace::symbolize::{Code, Detail, Tables, symbolize};
 
 use super::lab::Lab;
 
@@ -54,7 +54,7 @@ fn symbolized(code: impl Fn() -> Code, addresses: &[u64]) -> (Profile, Vec<Locat
     let path = profile.string("/some/file");
     let mapping = profile.mapping(Mapping { kind: MappingKind::File, path, build_id: None });
     let ids: Vec<_> = addresses.iter().map(|&address| profile.location(mapping, ElfAddr(address))).collect();
-    symbolize(&mut profile, &|_| code(), Detail::Lines, &|| false);
+    symbolize(&mut profile, &|_| code(), Detail::Lines, &mut Tables::default(), &|| false);
     (profile, ids)
 }
 

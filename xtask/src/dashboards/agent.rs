@@ -51,6 +51,8 @@ pub(super) fn dashboard() -> Dashboard {
                 .query("process_resident_memory_bytes{@target}", "{{instance}}: resident")
                 .query("process_virtual_memory_bytes{@target}", "{{instance}}: virtual")
                 .query("cputrace_bpf_map_bytes{@target}", "{{instance}}: eBPF maps"),
+            lines("Maps", "percentunit", "How full the eBPF maps are. samples: the ring buffer, when it was fullest in a window; what does not fit any more is lost, and counted. threads: those beyond have no account; processes: their stacks cannot be unwound.")
+                .query("cputrace_bpf_map_fill_ratio{@target}", "{{instance}}: {{map}}"),
             lines("Threads and files", "none", "Threads and open files of the process, and how many files it may have open.")
                 .query("process_threads{@target}", "{{instance}}: threads")
                 .query("process_open_fds{@target}", "{{instance}}: open files")

@@ -85,6 +85,7 @@ fn recording(trace: document::Trace) -> Result<Recording, ReadError> {
             own_cpu: duration(own_cpu_seconds)?,
             own_rss_kb,
             map_kb,
+            map_fill: BTreeMap::new(),
         },
         threads: trace.threads.into_iter().map(thread_time).collect::<Result<_, _>>()?,
         scheduler: trace.scheduler.map(scheduler),
