@@ -18,13 +18,15 @@ pub struct ThreadTimes {
     before: HashMap<(u32, u64), ThreadTime>,
     stats_before: SchedStats,
     ended: Vec<ThreadTime>,
+    /// Of the threads that lived at the end of the window before.
+    names: HashMap<(u32, u64), String>,
 }
 
 impl ThreadTimes {
     /// Nothing counts before [`Self::start_at`].
     pub fn new(maps: SchedMaps) -> Self {
         let (before, stats_before) = (HashMap::new(), SchedStats::default());
-        Self { maps, start_ns: u64::MAX, before, stats_before, ended: Vec::new() }
+        Self { maps, start_ns: u64::MAX, before, stats_before, ended: Vec::new(), names: HashMap::new() }
     }
 
     /// Starts a window (CLOCK_MONOTONIC).
@@ -74,12 +76,17 @@ impl ThreadTimes {
         self.drain();
         let mut times = std::mem::take(&mut self.ended);
         let ended: std::collections::HashSet<_> = times.iter().map(|time| time.tid).collect();
+        let mut names = HashMap::with_capacity(alive.len());
         for thread in alive.iter().filter(|thread| !ended.contains(&thread.tid) && thread.first_ns < now_ns) {
             let mut time = self.window(thread, now_ns);
-            let comm = format!("/proc/{}/task/{}/comm", thread.tgid, thread.tid);
-            time.name = std::fs::read_to_string(comm).unwrap_or_default().trim_end().to_owned();
+            // One that did not run has not given itself another name.
+            let known = self.names.remove(&identity(thread)).filter(|_| time.on_cpu_ns == 0);
+            let read = || std::fs::read_to_string(format!("/proc/{}/task/{}/comm", thread.tgid, thread.tid));
+            time.name = known.unwrap_or_else(|| read().unwrap_or_default().trim_end().to_owned());
+            names.insert(identity(thread), time.name.clone());
             times.push(time);
         }
+        self.names = names;
         times.sort_by_key(|time| (time.pid, time.tid));
         let stats = self.maps.stats()?;
         let before = self.stats_before;

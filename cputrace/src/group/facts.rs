@@ -25,10 +25,9 @@ pub struct Facts {
 
 impl Facts {
     /// Reads them; `comm` is what is known already.
-    pub fn read(pid: u32, comm: &str) -> Self {
-        let nothing = Self { comm: comm.to_owned(), ..Self::default() };
-        let Some(process) = i32::try_from(pid).ok().and_then(|pid| Process::new(pid).ok()) else { return nothing };
-        let Ok(stat) = process.stat() else { return nothing };
+    pub fn read(pid: i32, comm: &str) -> Self {
+        let Ok(process) = Process::new(pid) else { return Self::of_ended(comm) };
+        let Ok(stat) = process.stat() else { return Self::of_ended(comm) };
         let cmdline = process.cmdline().unwrap_or_default().join(" ");
         let exe = process.exe().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
         let exe = exe.strip_suffix(" (deleted)").map(ToOwned::to_owned).unwrap_or(exe);
@@ -43,6 +42,11 @@ impl Facts {
             is_kernel,
             start_ticks: stat.starttime,
         }
+    }
+
+    /// Of a process that is gone: all that is known is its name.
+    pub fn of_ended(comm: &str) -> Self {
+        Self { comm: comm.to_owned(), ..Self::default() }
     }
 
     /// The last part of the executable's path.
@@ -132,13 +136,13 @@ mod tests {
     /// Of a living process everything is read, of a dead one what was known before.
     #[test]
     fn processes_are_read() {
-        let own = Facts::read(std::process::id(), "?");
+        let own = Facts::read(std::process::id().cast_signed(), "?");
         assert!(
             own.start_ticks > 0 && !own.exe.is_empty() && !own.cmdline.is_empty() && !own.user.is_empty(),
             "{own:?}"
         );
         assert!(own.exe.ends_with(own.exe_base()) && !own.is_kernel);
-        let gone = Facts::read(u32::MAX, "ghost");
+        let gone = Facts::read(i32::MAX, "ghost");
         assert_eq!(gone, Facts { comm: "ghost".to_owned(), ..Facts::default() });
     }
 }

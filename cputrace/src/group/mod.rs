@@ -339,7 +339,9 @@ impl Groups {
         if self.members.contains_key(&pid) && process.on_cpu_ns == 0 && process.samples() == 0 {
             return;
         }
-        let stat = i32::try_from(pid).ok().and_then(|pid| Process::new(pid).ok()?.stat().ok());
+        // What has ended is gone from /proc, or about to be; in a storm of processes to look for each would cost more than all else.
+        let living = i32::try_from(pid).ok().filter(|_| !process.has_ended);
+        let stat = living.and_then(|pid| Process::new(pid).ok()?.stat().ok());
         let known = self.members.get(&pid);
         let is_same = known.is_some_and(|member| match &stat {
             Some(stat) => member.start_ticks == stat.starttime && member.comm == stat.comm,
@@ -347,7 +349,7 @@ impl Groups {
         });
         let started = known.is_none() && !self.is_first;
         if !is_same {
-            let facts = Facts::read(pid, &process.name);
+            let facts = living.map_or_else(|| Facts::of_ended(&process.name), |pid| Facts::read(pid, &process.name));
             let before = self.members.remove(&pid);
             let renamed = before.filter(|member| member.start_ticks == facts.start_ticks);
             let labels = self.labels(&facts);

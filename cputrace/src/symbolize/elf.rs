@@ -127,7 +127,7 @@ impl<'a> ElfNames<'a> {
         &self,
         addresses: &[u64],
         detail: Detail,
-        tables: &mut Tables,
+        tables: &mut FileTables,
         stopped: &dyn Fn() -> bool,
     ) -> Vec<Found> {
         if detail == Detail::Functions
@@ -247,7 +247,7 @@ impl<'a> ElfNames<'a> {
 /// Large symbol tables, kept from one window to the next: to sort one takes longer than all else that a window does. The last one
 /// was asked last.
 #[derive(Debug, Default)]
-pub struct Tables(Vec<Table>);
+pub(super) struct FileTables(Vec<Table>);
 
 /// A symbol table that is kept, and of which file.
 #[derive(Debug)]
@@ -263,7 +263,7 @@ struct Table {
 /// A file as it is: one that is written to is another one.
 type FileId = (u64, u64, u64, (i64, i64));
 
-impl Tables {
+impl FileTables {
     /// A window begins.
     pub(super) fn age(&mut self) {
         self.0.iter_mut().for_each(|table| table.unused += 1);

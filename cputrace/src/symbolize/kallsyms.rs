@@ -1,7 +1,7 @@
 //! Names of kernel addresses, from `/proc/kallsyms`: the kernel's own functions, its modules' and BPF programs.
 //!
-//! The list is read once, line by line, and only what is asked for is kept: it has some hundred thousand symbols, of
-//! which a profile needs a few hundred. No vmlinux is read: its debug information takes hundreds of megabytes.
+//! To read the list takes longer than all else that a window does: it is read as a whole, into 3 MB, and kept for the next
+//! window. No vmlinux is read: its debug information takes hundreds of megabytes.
 
 use std::io::{self, BufRead};
 use std::ops::Range;
@@ -31,79 +31,75 @@ impl KernelFunction {
     }
 }
 
-/// The closest symbol at or before an address, so far.
-#[derive(Clone, Default)]
-struct Closest {
-    address: u64,
-    is_code: bool,
-    symbol: Vec<u8>,
-    module: Vec<u8>,
+/// All functions of the kernel as they were at a moment.
+#[derive(Debug)]
+pub(super) struct KernelSymbols {
+    /// By address.
+    functions: Vec<Row>,
+    /// Names, and in brackets behind them modules, each as long as its row says.
+    texts: Vec<u8>,
 }
 
-/// The functions at `addresses`, which are sorted. The error is that the kernel does not tell.
-pub(super) fn look_up(
-    mut kallsyms: impl BufRead,
-    addresses: &[u64],
-) -> Result<Vec<Result<KernelFunction, UnknownReason>>, UnknownReason> {
-    // Of each address the closest symbol behind the address before it, and the next one behind itself.
-    let mut closest = vec![Closest::default(); addresses.len()];
-    let mut ends = vec![u64::MAX; addresses.len()];
-    let mut hidden = true;
-    let mut line = Vec::new();
-    while read_line(&mut kallsyms, &mut line).map_err(|_| UnknownReason::KernelRestricted)? {
-        let Some(symbol) = Symbol::parse(&line) else { continue };
-        hidden &= symbol.address == 0;
-        let index = addresses.partition_point(|&address| address < symbol.address);
-        if let Some(closest) = closest.get_mut(index) {
-            closest.take(&symbol);
+#[derive(Clone, Copy, Debug)]
+struct Row {
+    address: u64,
+    /// No function is longer than [`MAX_FUNCTION_BYTES`].
+    bytes: u32,
+    text: u32,
+    name_bytes: u16,
+    module_bytes: u16,
+}
+
+impl KernelSymbols {
+    /// The error is that the kernel does not tell.
+    pub(super) fn read(mut kallsyms: impl BufRead) -> Result<Self, UnknownReason> {
+        // Code and, without a name, all else: a function ends where something begins.
+        let mut rows: Vec<Row> = Vec::new();
+        let mut texts = Vec::new();
+        let mut hidden = true;
+        let mut line = Vec::new();
+        while read_line(&mut kallsyms, &mut line).map_err(|_| UnknownReason::KernelRestricted)? {
+            let Some(Symbol { address, is_code, name, module }) = Symbol::parse(&line) else { continue };
+            hidden &= address == 0;
+            let length = |text: &[u8]| if is_code { u16::try_from(text.len()).unwrap_or(0) } else { 0 };
+            let (name_bytes, module_bytes) = (length(name), length(module));
+            let text = u32::try_from(texts.len()).map_err(|_| UnknownReason::KernelRestricted)?;
+            texts.extend_from_slice(&name[..name_bytes.into()]);
+            texts.extend_from_slice(&module[..module_bytes.into()]);
+            rows.push(Row { address, bytes: 0, text, name_bytes, module_bytes });
         }
-        if let Some(end) = index.checked_sub(1).and_then(|before| ends.get_mut(before)) {
-            *end = symbol.address.min(*end);
+        if hidden {
+            return Err(UnknownReason::KernelRestricted);
         }
-    }
-    if hidden {
-        return Err(UnknownReason::KernelRestricted);
-    }
-    // What lies behind a later address lies behind the earlier ones, too.
-    let mut next = u64::MAX;
-    for end in ends.iter_mut().rev() {
-        next = next.min(*end);
-        *end = next;
-    }
-    let mut before = Closest::default();
-    let found = addresses.iter().zip(closest).zip(ends).map(|((&address, closest), end)| {
-        if closest.address > before.address {
-            before = closest;
+        // Of several at one address the first one of code counts.
+        rows.sort_by_key(|row| (row.address, row.name_bytes == 0));
+        rows.dedup_by_key(|row| row.address);
+        for index in 0..rows.len() {
+            let next = rows.get(index + 1).map_or(u64::MAX, |next| next.address);
+            rows[index].bytes = (next - rows[index].address).min(MAX_FUNCTION_BYTES) as u32;
         }
-        before.function(address, end).ok_or(UnknownReason::NotInSymbolTable)
-    });
-    Ok(found.collect())
+        rows.retain(|row| row.name_bytes > 0);
+        rows.shrink_to_fit();
+        texts.shrink_to_fit();
+        Ok(Self { functions: rows, texts })
+    }
+
+    /// The function at an address.
+    pub(super) fn find(&self, address: u64) -> Option<KernelFunction> {
+        let behind = self.functions.partition_point(|row| row.address <= address);
+        let Row { address: start, bytes, text, name_bytes, module_bytes } =
+            *self.functions.get(behind.checked_sub(1)?)?;
+        let extent = start..start.saturating_add(bytes.into());
+        let (name, rest) = self.texts.get(text as usize..)?.split_at_checked(name_bytes.into())?;
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        let (symbol, module) = (text(name), text(rest.get(..module_bytes.into())?));
+        extent.contains(&address).then_some(KernelFunction { symbol, module, extent })
+    }
 }
 
 fn read_line(kallsyms: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
     line.clear();
     Ok(kallsyms.read_until(b'\n', line)? > 0)
-}
-
-impl Closest {
-    fn take(&mut self, symbol: &Symbol<'_>) {
-        let Symbol { address, is_code, name, module } = *symbol;
-        // Of several at one address the first one of code counts.
-        if address > self.address || (address == self.address && is_code && !self.is_code) {
-            (self.address, self.is_code) = (address, is_code);
-            self.symbol.clear();
-            self.symbol.extend_from_slice(name);
-            self.module.clear();
-            self.module.extend_from_slice(module);
-        }
-    }
-
-    fn function(&self, address: u64, end: u64) -> Option<KernelFunction> {
-        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-        let extent = self.address..end.min(self.address.saturating_add(MAX_FUNCTION_BYTES));
-        let is_inside = self.is_code && extent.contains(&address);
-        is_inside.then(|| KernelFunction { symbol: text(&self.symbol), module: text(&self.module), extent })
-    }
 }
 
 /// A line: `ADDRESS TYPE NAME`, then a tab and `[MODULE]` where there is one.
@@ -148,8 +144,13 @@ ffffffffc0201800 t bpf_prog_6deef7357e7b4530_tick\t[bpf]
 nonsense
 ";
 
-    fn names(list: &str, addresses: &[u64]) -> Result<Vec<Result<String, UnknownReason>>, UnknownReason> {
-        Ok(look_up(list.as_bytes(), addresses)?.into_iter().map(|found| Ok(found?.name())).collect())
+    fn look_up(list: impl BufRead, addresses: &[u64]) -> Result<Vec<Option<KernelFunction>>, UnknownReason> {
+        let symbols = KernelSymbols::read(list)?;
+        Ok(addresses.iter().map(|address| symbols.find(*address)).collect())
+    }
+
+    fn names(list: &str, addresses: &[u64]) -> Result<Vec<Option<String>>, UnknownReason> {
+        Ok(look_up(list.as_bytes(), addresses)?.into_iter().map(|found| Some(found?.name())).collect())
     }
 
     /// Addresses have the name of the code before them; what lies behind data or far from everything has none.
@@ -194,14 +195,14 @@ nonsense
             let extents = look_up(list.as_bytes(), &addresses).unwrap();
             for ((address, found), function) in addresses.iter().zip(found).zip(extents) {
                 let next = starts.iter().map(|(start, _)| *start).find(|start| start > address);
-                if let Ok(KernelFunction { extent, .. }) = function {
+                if let Some(KernelFunction { extent, .. }) = function {
                     prop_assert!(extent.contains(address));
                     prop_assert!(next.is_none_or(|next| extent.end == next));
                 }
                 let closest = starts.iter().rev().find(|(start, _)| start <= address).map(|(start, _)| *start);
                 let expected = closest.and_then(|closest| starts.iter().find(|(start, _)| *start == closest));
                 let expected = expected.filter(|(_, kind)| *kind != 2).map(|(start, kind)| format!("s{start}_{kind}"));
-                prop_assert_eq!(found.ok(), expected);
+                prop_assert_eq!(found, expected);
             }
         }
     }

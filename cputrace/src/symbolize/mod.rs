@@ -27,11 +27,15 @@ use std::fs::File;
 use std::io::BufReader;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::model::{ElfAddr, Function, Line, LocationId, MappingId, Profile, UnknownReason};
 use crate::unwind::functions::FunctionRanges;
 pub use cache::NameCache;
-pub use elf::Tables;
+use kallsyms::KernelSymbols;
+
+/// For so long the kernel's list of symbols holds for what can come and go: modules and eBPF programs.
+const KERNEL_SYMBOLS_AGE: Duration = Duration::from_secs(60);
 
 /// The module that kallsyms has eBPF programs in.
 const BPF: &str = "bpf";
@@ -96,13 +100,13 @@ pub fn symbolize(
     tables: &mut Tables,
     stopped: &dyn Fn() -> bool,
 ) -> Extents {
-    tables.age();
+    tables.files.age();
     let mut extents = Extents::new();
-    let mut wanted: BTreeMap<MappingId, Vec<(u64, LocationId)>> = BTreeMap::new();
+    let mut unnamed: BTreeMap<MappingId, Vec<(u64, LocationId)>> = BTreeMap::new();
     for id in profile.location_ids() {
         let location = &profile.locations()[id.index()];
         if location.unknown == Some(UnknownReason::NotSymbolized) {
-            wanted.entry(location.mapping).or_default().push((location.address.0, id));
+            unnamed.entry(location.mapping).or_default().push((location.address.0, id));
         }
     }
     // Once said counts for all that is left.
@@ -111,7 +115,8 @@ pub fn symbolize(
         is_stopped.set(is_stopped.get() || stopped());
         is_stopped.get()
     };
-    for (mapping, mut locations) in wanted {
+    let wanted = &mut Wanted { detail, tables, stopped, extents: &mut extents };
+    for (mapping, mut locations) in unnamed {
         if stopped() {
             break;
         }
@@ -119,19 +124,40 @@ pub fn symbolize(
         match code(mapping) {
             Code::Elf { file, debug, package } => {
                 let files = ElfFiles { file: &file, debug: debug.as_ref(), package: package.as_ref() };
-                symbolize_elf(
-                    profile,
-                    files,
-                    locations,
-                    &mut Wanted { detail, tables, stopped, extents: &mut extents },
-                );
+                symbolize_elf(profile, files, locations, wanted);
             }
             Code::PerfMap { file } => symbolize_jit(profile, &file, &locations),
-            Code::Kernel => symbolize_kernel(profile, &locations, &mut extents),
+            Code::Kernel => symbolize_kernel(profile, &locations, wanted),
             Code::Missing(reason) => set_all(profile, &locations, reason),
         }
     }
     extents
+}
+
+/// What is kept from one window to the next: to read it takes longer than all else that a window does.
+#[derive(Debug, Default)]
+pub struct Tables {
+    files: elf::FileTables,
+    kernel: Option<(Instant, Result<KernelSymbols, UnknownReason>)>,
+}
+
+impl Tables {
+    /// The kernel's symbols, read anew if they may have changed for one of `locations`.
+    fn kernel_symbols(&mut self, locations: &[(u64, LocationId)]) -> Result<&KernelSymbols, UnknownReason> {
+        let is_own =
+            |symbols: &KernelSymbols, address| symbols.find(address).is_some_and(|found| found.module.is_empty());
+        let holds = self.kernel.as_ref().is_some_and(|(read, symbols)| {
+            read.elapsed() < KERNEL_SYMBOLS_AGE
+                || symbols.as_ref().is_ok_and(|symbols| locations.iter().all(|(address, _)| is_own(symbols, *address)))
+        });
+        if !holds {
+            let file = File::open("/proc/kallsyms").map_err(|_| UnknownReason::KernelRestricted);
+            let symbols = file.and_then(|file| KernelSymbols::read(BufReader::with_capacity(READ_BYTES, file)));
+            self.kernel = Some((Instant::now(), symbols));
+        }
+        let (_, symbols) = self.kernel.as_ref().ok_or(UnknownReason::KernelRestricted)?;
+        symbols.as_ref().map_err(|reason| *reason)
+    }
 }
 
 /// What is wanted of files, and what comes of it beside names.
@@ -162,7 +188,7 @@ fn symbolize_elf(
     let mut has_symbols = false;
     for file in debug.into_iter().chain([own_file]) {
         let found = elf::ElfNames::open(file, package, detail)
-            .map(|names| names.look_up(&addresses(&unnamed), detail, wanted.tables, stopped));
+            .map(|names| names.look_up(&addresses(&unnamed), detail, &mut wanted.tables.files, stopped));
         let found = found.unwrap_or_else(|reason| vec![Err(reason); unnamed.len()]);
         let mut left = Vec::new();
         for ((address, id), place) in unnamed.into_iter().zip(found) {
@@ -232,15 +258,17 @@ fn symbolize_jit(profile: &mut Profile, map: &File, locations: &[(u64, LocationI
     }
 }
 
-fn symbolize_kernel(profile: &mut Profile, locations: &[(u64, LocationId)], extents: &mut Extents) {
-    let found = File::open("/proc/kallsyms")
-        .map_err(|_| UnknownReason::KernelRestricted)
-        .and_then(|file| kallsyms::look_up(BufReader::with_capacity(READ_BYTES, file), &addresses(locations)));
-    let found = match found {
-        Ok(found) => found,
+fn symbolize_kernel(
+    profile: &mut Profile,
+    locations: &[(u64, LocationId)],
+    Wanted { tables, extents, .. }: &mut Wanted<'_>,
+) {
+    let symbols = match tables.kernel_symbols(locations) {
+        Ok(symbols) => symbols,
         Err(reason) => return set_all(profile, locations, reason),
     };
-    for ((_, id), function) in locations.iter().zip(found) {
+    for (address, id) in locations {
+        let function = symbols.find(*address).ok_or(UnknownReason::NotInSymbolTable);
         let lines = function.map(|function| {
             let line = line(profile, &function.name(), &function.symbol, "", 0);
             // Another eBPF program can lie there soon.
