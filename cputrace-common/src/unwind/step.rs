@@ -171,9 +171,24 @@ impl State {
         self.by_frame_pointer(machine, End::NoJitInfo)
     }
 
-    /// By the chain of frame pointers, as a guess: `broken` is the end where they do not make one.
+    /// By the chain of frame pointers, as a guess: `broken` is the end where they do not make one. A function that was interrupted
+    /// before it had its own frame, or behind that, is not in it.
     #[inline(always)]
     fn by_frame_pointer(&mut self, machine: &mut impl Machine, broken: End) -> Option<End> {
+        if self.interrupted != 0
+            && let Some(code) = machine.code(self.pc)
+            && let Some(bytes) = outside_frame(code)
+        {
+            let rsp = self.registers[RSP];
+            let mut rbp = self.registers[RBP];
+            if bytes != 0 {
+                let Some(saved) = machine.word(rsp) else { return Some(broken) };
+                rbp = saved;
+            }
+            let Some(pc) = machine.word(rsp.wrapping_add(bytes)) else { return Some(broken) };
+            self.guessed += 1;
+            return self.arrive(rsp.wrapping_add(bytes).wrapping_add(8), rbp, pc).map(|_| End::FramePointersOnly);
+        }
         let rbp = self.registers[RBP];
         if rbp == 0 {
             return Some(End::FramePointersOnly);
@@ -238,6 +253,17 @@ fn leaves_at_once(code: u64) -> Option<u64> {
     (code & 0xff_87_ff_ff_ff == 0xc3_00_c4_83_48).then_some(code >> 24 & 0x78)
 }
 
+/// Bytes between the stack pointer and the return address where code that keeps a frame pointer has none of its own here.
+#[inline(always)]
+fn outside_frame(code: u64) -> Option<u64> {
+    // push %rbp, also behind endbr64; ret; mov %rsp,%rbp in both of its encodings: rbp has been pushed.
+    match code {
+        _ if code & 0xff == 0x55 || code & 0xff_ffff_ffff == 0x55_fa1e_0ff3 || code & 0xff == 0xc3 => Some(0),
+        _ if code & 0xff_ffff == 0xe5_8948 || code & 0xff_ffff == 0xec_8b48 => Some(8),
+        _ => None,
+    }
+}
+
 /// Whether the eight bytes before a return address end with a call: direct, or through a register or memory.
 #[inline(always)]
 fn ends_with_call(code: u64) -> bool {
@@ -265,6 +291,25 @@ fn find_rule(machine: &impl Machine, range: &Range, address: u64) -> Option<Rule
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// As functions begin and end.
+    #[test]
+    fn knows_what_is_outside_a_frame() {
+        let check = |bytes: &[u8], expected| {
+            let mut code = [0x90; 8];
+            code[..bytes.len()].copy_from_slice(bytes);
+            assert_eq!(outside_frame(u64::from_le_bytes(code)), expected, "{bytes:x?}");
+        };
+        check(&[0x55, 0x48, 0x89, 0xe5], Some(0));
+        check(&[0xf3, 0x0f, 0x1e, 0xfa, 0x55], Some(0));
+        check(&[0x48, 0x89, 0xe5, 0x53], Some(8));
+        check(&[0x48, 0x8b, 0xec], Some(8));
+        check(&[0xc3], Some(0));
+        // A landing pad; rbp is popped: it still leads to the frame; something else.
+        check(&[0xf3, 0x0f, 0x1e, 0xfa, 0x48], None);
+        check(&[0x5d, 0xc3], None);
+        check(&[0x48, 0x89, 0xe0], None);
+    }
 
     /// As CPython's trampoline returns.
     #[test]

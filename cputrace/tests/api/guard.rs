@@ -16,14 +16,14 @@ use super::support::require;
 use super::{Answer, Server, answer};
 
 /// A server by a web-config file, and what it says of that.
-struct Guarded {
-    server: Server,
-    directory: TempDir,
+pub(crate) struct Guarded {
+    pub(crate) server: Server,
+    pub(crate) directory: TempDir,
     said: Arc<Mutex<Vec<String>>>,
 }
 
 impl Guarded {
-    fn start(directory: TempDir, file: &str) -> Self {
+    pub(crate) fn start(directory: TempDir, file: &str) -> Self {
         let path = directory.path().join("web.yaml");
         fs::write(&path, file).unwrap();
         let said = Arc::new(Mutex::new(Vec::new()));
@@ -55,7 +55,7 @@ impl Guarded {
     }
 }
 
-fn users(users: &[(&str, &str)]) -> String {
+pub(crate) fn users(users: &[(&str, &str)]) -> String {
     let lines = users.iter().map(|(user, password)| format!("  {user}: {}\n", bcrypt::hash(password, 4).unwrap()));
     format!("basic_auth_users:\n{}", lines.collect::<String>())
 }
@@ -100,7 +100,7 @@ fn users_and_headers() {
 }
 
 /// Makes a certificate of `127.0.0.1` with its key.
-fn certificate(directory: &Path) {
+pub(crate) fn certificate(directory: &Path) {
     let made = Command::new("openssl")
         .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"])
         .args(["-subj", "/CN=cputrace", "-addext", "subjectAltName=IP:127.0.0.1"])

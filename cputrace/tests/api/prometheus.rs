@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::support::lab::Running;
 use crate::support::{recording, require};
-use crate::{Server, agent, answer};
+use crate::{Server, agent, answer, guard};
 
 /// Longer than a scrape takes, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -33,9 +33,14 @@ struct Prometheus {
 }
 
 impl Prometheus {
-    /// Once more where another test's connection has taken the port that was free: a thousand come and go here.
     fn start(server: &Server, flags: &[&str]) -> Self {
-        let tries = std::iter::repeat_with(|| Self::start_once(server, flags)).take(5);
+        Self::scraping(server, "", flags)
+    }
+
+    /// By these lines about the scrape. Once more where another test's connection has taken the port that was free: a thousand come
+    /// and go here.
+    fn scraping(server: &Server, scrape: &str, flags: &[&str]) -> Self {
+        let tries = std::iter::repeat_with(|| Self::start_once(server, scrape, flags)).take(5);
         tries.filter_map(Self::listens).next().expect("Prometheus does not start")
     }
 
@@ -51,10 +56,11 @@ impl Prometheus {
         Some(self)
     }
 
-    fn start_once(server: &Server, flags: &[&str]) -> Self {
+    fn start_once(server: &Server, scrape: &str, flags: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let config = directory.path().join("prometheus.yml");
-        let target = format!("- job_name: cputrace\n    static_configs: [{{ targets: ['{}'] }}]", server.address);
+        let target =
+            format!("- job_name: cputrace\n    static_configs: [{{ targets: ['{}'] }}]\n{scrape}", server.address);
         fs::write(&config, format!("global: {{ scrape_interval: 1s }}\nscrape_configs:\n  {target}\n")).unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut command = Command::new("prometheus");
@@ -150,4 +156,35 @@ fn promtool_finds_nothing() {
     let output = child.wait_with_output().unwrap();
     let said = [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned());
     assert!(output.status.success() && said.iter().all(String::is_empty), "{said:?}");
+}
+
+/// Over TLS, by a certificate that it trusts and a user's password; not without.
+#[test]
+fn prometheus_scrapes_it_over_tls() {
+    if !(require("prometheus") && require("openssl")) {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    guard::certificate(directory.path());
+    let tls = "tls_server_config:\n  cert_file: cert.pem\n  key_file: key.pem\n";
+    let guarded = guard::Guarded::start(directory, &format!("{tls}{}", guard::users(&[("ann", "secret")])));
+    let authority = guarded.directory.path().join("cert.pem");
+    for (password, is_up) in [("secret", "1"), ("other", "0")] {
+        let scrape = format!(
+            "    scheme: https\n    basic_auth: {{ username: ann, password: {password} }}\n    tls_config: {{ ca_file: {} }}\n",
+            authority.display()
+        );
+        let prometheus = Prometheus::scraping(&guarded.server, &scrape, &[]);
+        let started = Instant::now();
+        let up = loop {
+            if let Some(row) = prometheus.query("up").unwrap_or_default().first() {
+                break row["value"][1].clone();
+            }
+            assert!(started.elapsed() < PATIENCE, "Prometheus scrapes nothing");
+            thread::sleep(Duration::from_millis(200));
+        };
+        assert_eq!(up, is_up, "{password}");
+        let found = prometheus.query("cputrace_build_info").unwrap();
+        assert_eq!(found.len(), usize::from(is_up == "1"));
+    }
 }
