@@ -41,10 +41,10 @@ const DISTINCT: usize = 60;
 
 /// Samples of a window: 19 Hz on two CPUs, and waits.
 const ON_CPU: usize = 400;
-const OFF_CPU: usize = 1600;
+const OFF_CPU: usize = 600;
 
 /// Stacks that a group has.
-const STACKS: u64 = 300;
+const STACKS: u64 = 60;
 
 /// How often each request is made; the middle one counts.
 const ROUNDS: usize = 9;

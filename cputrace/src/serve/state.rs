@@ -262,18 +262,20 @@ impl State {
             before
         };
         let (Some(decision), Some(limit)) = (look.decision, look.limit) else { return };
-        let (share, limit, hz) = (100.0 * look.share, 100.0 * limit, look.frequency_hz);
+        let (share, limit, hz) = (100.0 * look.window_share, 100.0 * limit, look.frequency_hz);
         let before = before.unwrap_or(hz);
         (self.say)(&match decision {
             Decision::Lower => format!(
-                "the overhead is over its limit ({limit:.2} % of the host's CPU time; {share:.2} % in the last second): sampling at \
+                "the overhead is over its limit ({share:.2} % of the host's CPU time in a window, {limit:.2} % allowed): sampling at \
                  {hz:.2} Hz instead of {before:.2} Hz, and half as many stacks of waits"
             ),
             Decision::Raise => {
-                format!("the overhead is below its limit ({share:.2} % of {limit:.2} %): sampling at {hz:.2} Hz again")
+                format!(
+                    "the overhead is below its limit ({share:.2} %, {limit:.2} % allowed): sampling at {hz:.2} Hz again"
+                )
             }
             Decision::Exhausted => format!(
-                "the overhead stays over its limit ({share:.2} % of {limit:.2} %) at the lowest frequency, {hz:.2} Hz: what is left is \
+                "the overhead stays over its limit ({share:.2} %, {limit:.2} % allowed) at the lowest frequency, {hz:.2} Hz: what is left is \
                  mostly the account of the threads' time at each switch; a higher --max-overhead allows for it"
             ),
         });
@@ -290,7 +292,7 @@ impl State {
                     Decision::Raise => "up",
                     Decision::Exhausted => "at the lowest frequency",
                 },
-                "overhead_ratio": look.share,
+                "overhead_ratio": look.window_share,
                 "limit_ratio": look.limit,
                 "frequency": look.frequency_hz,
             });

@@ -57,6 +57,8 @@ pub struct Look {
     pub cost: Cost,
     /// That as a share of the host's CPU time.
     pub share: f64,
+    /// The same of the last window's length of time, which is what decides.
+    pub window_share: f64,
     /// What may be taken; `None` where nothing is held back.
     pub limit: Option<f64>,
     /// Samples a second and CPU from now on.
@@ -89,7 +91,8 @@ impl Watchman {
         let share = cost.total().as_secs_f64() / (elapsed.as_secs_f64() * self.cpus).max(1e-6);
         let decision = self.governor.as_mut().and_then(|governor| governor.look(elapsed, share));
         let limit = self.governor.as_ref().map(Governor::limit);
-        let look = Look { at: SystemTime::now(), cost, share, limit, frequency_hz: 0.0, decision };
+        let window_share = self.governor.as_ref().map_or(share, Governor::mean);
+        let look = Look { at: SystemTime::now(), cost, share, window_share, limit, frequency_hz: 0.0, decision };
         (look, self.governor.as_ref().map_or(0, Governor::level))
     }
 }

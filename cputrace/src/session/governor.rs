@@ -53,6 +53,8 @@ pub struct Governor {
     start: Duration,
     /// Since the last decision, and of no more than a span.
     looks: VecDeque<Look>,
+    /// What they cost as a share of a span.
+    mean: f64,
     /// How long it has cost clearly less.
     calm: Duration,
     /// How many spans that has to last.
@@ -73,6 +75,7 @@ impl Governor {
             max_level,
             start: START_SPANS * span,
             looks: VecDeque::new(),
+            mean: 0.0,
             calm: Duration::ZERO,
             patience: 1,
             raised: None,
@@ -83,6 +86,11 @@ impl Governor {
     /// The share that nothing may cost more than.
     pub fn limit(&self) -> f64 {
         self.limit
+    }
+
+    /// What was looked at for the last decision, as a share of the host's CPU time in a span.
+    pub fn mean(&self) -> f64 {
+        self.mean
     }
 
     /// How often what is sampled is halved.
@@ -106,6 +114,7 @@ impl Governor {
         }
         let spent: f64 = self.looks.iter().map(|look| look.share * look.elapsed.as_secs_f64()).sum();
         let mean = spent / covered.max(self.span).as_secs_f64();
+        self.mean = mean;
         self.raised = self.raised.map(|since| since + elapsed);
         let trial = 2 * self.span * self.patience;
         if self.raised.is_some_and(|since| since > trial) {

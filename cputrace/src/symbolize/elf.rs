@@ -15,6 +15,7 @@ use blazesym::symbolize::{Input, Reason, Sym, Symbolized, Symbolizer};
 use object::elf::SHF_ALLOC;
 use object::read::elf::{ElfFile64, FileHeader};
 use object::{CompressionFormat, LittleEndian, Object as _, ObjectSection as _, ReadCache, ReadRef, SectionFlags};
+use procfs::process::MMPermissions;
 
 use tempfile::TempDir;
 
@@ -264,10 +265,31 @@ struct Table {
 type FileId = (u64, u64, u64, (i64, i64));
 
 impl FileTables {
-    /// A window begins.
-    pub(super) fn age(&mut self) {
+    /// A window is over: what was not asked for long goes, and of the others the pages, which the kernel has at hand if they are
+    /// asked again.
+    pub(super) fn rest(&mut self) {
         self.0.iter_mut().for_each(|table| table.unused += 1);
         self.0.retain(|table| table.unused <= KEPT_WINDOWS);
+        let asked: Vec<_> = self.0.iter().filter(|table| table.unused == 1).map(|table| table.id).collect();
+        if asked.is_empty() {
+            return;
+        }
+        let maps = procfs::process::Process::myself().and_then(|process| process.maps());
+        for map in maps.into_iter().flatten() {
+            let (start, end) = map.address;
+            // All of the file in one piece: nobody but a reader maps it so.
+            let is_readers = |&(_, inode, bytes, _): &FileId| {
+                map.inode == inode
+                    && map.offset == 0
+                    && end - start >= bytes
+                    && map.perms == MMPermissions::READ | MMPermissions::PRIVATE
+            };
+            if !asked.iter().any(is_readers) {
+                continue;
+            }
+            // SAFETY: a reader's mapping of a file is never written to, so that its pages can be had again.
+            unsafe { libc::madvise(start as *mut libc::c_void, (end - start) as usize, libc::MADV_DONTNEED) };
+        }
     }
 
     /// That of a file, the last one from then on, if it is one to keep.

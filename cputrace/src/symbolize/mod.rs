@@ -100,7 +100,6 @@ pub fn symbolize(
     tables: &mut Tables,
     stopped: &dyn Fn() -> bool,
 ) -> Extents {
-    tables.files.age();
     let mut extents = Extents::new();
     let mut unnamed: BTreeMap<MappingId, Vec<(u64, LocationId)>> = BTreeMap::new();
     for id in profile.location_ids() {
@@ -131,6 +130,7 @@ pub fn symbolize(
             Code::Missing(reason) => set_all(profile, &locations, reason),
         }
     }
+    wanted.tables.files.rest();
     extents
 }
 
