@@ -4,6 +4,9 @@
 //! and at its ends from finer ones.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZero;
+use std::panic::resume_unwind;
+use std::thread;
 use std::time::{Duration, SystemTime};
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
@@ -14,6 +17,12 @@ use super::{Store, StoreError, from_unix_ms, unix_ms};
 
 /// How long a window of each level is, in milliseconds; the first level is as recorded.
 const LEVELS_MS: [i64; 3] = [0, 300_000, 3_600_000];
+
+/// Readers of one range at most, each in a thread of its own.
+const MAX_READERS: usize = 4;
+
+/// Windows for which a reader is worth while.
+const WINDOWS_A_READER: usize = 8;
 
 /// The last level.
 const COARSEST: u32 = LEVELS_MS.len() as u32 - 1;
@@ -122,14 +131,45 @@ impl Store {
         &self,
         range: Range,
         detail: Detail,
+        keep: &(dyn Fn(&str, &Member<'_>) -> bool + Sync),
+    ) -> Result<Merged, StoreError> {
+        // Ids are lost where hours are added up: whoever wants them gets them from the finest windows.
+        let coarsest = if detail == Detail::Process { 0 } else { COARSEST };
+        let chosen = choose(&self.reader()?, unix_ms(range.from), unix_ms(range.to), coarsest)?;
+        let most = thread::available_parallelism().map_or(1, NonZero::get).min(MAX_READERS);
+        let readers = (chosen.len() / WINDOWS_A_READER).clamp(1, most);
+        // By turns, for the coarse ones take longer.
+        let part = |number| chosen.iter().skip(number).step_by(readers).map(|row| row.id);
+        let (first, others) = thread::scope(|scope| {
+            let part = &part;
+            let others: Vec<_> =
+                (1..readers).map(|number| scope.spawn(move || self.merge_all(part(number), detail, keep))).collect();
+            let first = self.merge_all(part(0), detail, keep);
+            let join =
+                |other: thread::ScopedJoinHandle<'_, _>| other.join().unwrap_or_else(|panic| resume_unwind(panic));
+            (first, others.into_iter().map(join).collect::<Vec<_>>())
+        });
+        let mut merged = first?;
+        for other in others {
+            let Merged { digest, facts, read, damaged } = other?;
+            merged.digest.merge(&digest, detail, &|_, _| true);
+            merged.facts.add(&facts);
+            merged.read += read;
+            merged.damaged += damaged;
+        }
+        Ok(merged)
+    }
+
+    /// Adds up windows.
+    fn merge_all(
+        &self,
+        windows: impl Iterator<Item = i64>,
+        detail: Detail,
         keep: &dyn Fn(&str, &Member<'_>) -> bool,
     ) -> Result<Merged, StoreError> {
         let reader = self.reader()?;
-        // Ids are lost where hours are added up: whoever wants them gets them from the finest windows.
-        let coarsest = if detail == Detail::Process { 0 } else { COARSEST };
-        let chosen = choose(&reader, unix_ms(range.from), unix_ms(range.to), coarsest)?;
         let mut merged = Merged::default();
-        for Chosen { id, .. } in chosen {
+        for id in windows {
             match read(&reader, id) {
                 Ok(Some((facts, digest))) => {
                     merged.facts.add(&facts);
