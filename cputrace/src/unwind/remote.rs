@@ -2,19 +2,21 @@
 //!
 //! For the threads that are still waiting when a recording or a window ends; those that run are unwound in the kernel.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::time::Instant;
 
 use cputrace_common::sample::{End, MAX_USER_FRAMES};
-use cputrace_common::unwind::range::{JIT, NO_INFO, Range};
+use cputrace_common::unwind::range::{JIT, NO_INFO, NOT_READY, Range};
 use cputrace_common::unwind::step::{Machine, State};
 use cputrace_common::unwind::table::Chunk;
 
 use super::build::build;
+use super::cache::Cache;
 use super::manager::{push_loaded, push_plain};
-use super::tables::Loaded;
+use super::tables::{FileKey, Loaded};
 use crate::model::MappingKind;
 use crate::process::elf::ElfFacts;
 use crate::process::{Region, mappings};
@@ -30,18 +32,27 @@ pub struct RemoteStack {
     pub guessed: bool,
 }
 
-/// Tables of the files that waiting threads are in, built when they are needed.
+/// Tables of the files that stacks of waiting threads lead through, read when the first one does: a process has many others mapped.
 #[derive(Default)]
 pub struct RemoteUnwinder {
     chunks: Vec<Chunk>,
-    files: HashMap<((u32, u32), u64), Known>,
+    /// `None` is one that cannot be read.
+    files: HashMap<FileId, Option<Known>>,
     processes: HashMap<u32, Option<Process>>,
+    /// What the builders of the kernel's side have made.
+    cache: OnceCell<Option<Cache>>,
 }
+
+/// Device and inode.
+type FileId = ((u32, u32), u64);
 
 /// What is known of a file.
 struct Known {
+    key: FileKey,
+    /// Whether it is still the same file, as of this window.
+    is_current: bool,
     facts: ElfFacts,
-    /// `None` where there are none, or there was no time.
+    /// `None` where there are none.
     tables: Option<Loaded>,
 }
 
@@ -52,6 +63,7 @@ const MOST_CHUNKS: usize = (16 << 20) / size_of::<Chunk>();
 /// A process's memory and the ranges of its code, sorted.
 struct Process {
     memory: File,
+    regions: Vec<Region>,
     ranges: Vec<Range>,
 }
 
@@ -60,72 +72,116 @@ impl RemoteUnwinder {
     /// is in them ends as a table that is not ready.
     pub fn unwind(&mut self, pid: u32, registers: [u64; 16], pc: u64, deadline: Instant) -> RemoteStack {
         if !self.processes.contains_key(&pid) {
-            let process = self.load(pid, deadline);
+            let process = self.load(pid);
             self.processes.insert(pid, process);
         }
-        let Some(Some(process)) = self.processes.get(&pid) else {
-            return RemoteStack { frames: vec![pc], end: End::TableNotReady, guessed: false };
-        };
+        loop {
+            let Some(Some(process)) = self.processes.get(&pid) else {
+                return RemoteStack { frames: vec![pc], end: End::TableNotReady, guessed: false };
+            };
+            let (stack, state) = self.walk(process, State::interrupted(registers, pc));
+            let address = if state.interrupted != 0 { state.pc } else { state.pc.wrapping_sub(1) };
+            if stack.end != End::TableNotReady || Instant::now() >= deadline || !self.learn(pid, address) {
+                return stack;
+            }
+        }
+    }
+
+    /// As far as what is known of the process's files leads, and where that is.
+    fn walk(&self, process: &Process, mut state: State) -> (RemoteStack, State) {
         let mut machine = Waiting { process, chunks: &self.chunks };
-        let mut state = State::interrupted(registers, pc);
         let mut frames = Vec::new();
+        let mut end = End::Truncated;
         while frames.len() < MAX_USER_FRAMES {
             if state.searching == 0 {
                 frames.push(state.pc);
             }
-            if let Some(end) = state.step(&mut machine) {
-                return RemoteStack { frames, end, guessed: state.guessed > 0 };
+            if let Some(last) = state.step(&mut machine) {
+                end = last;
+                break;
             }
         }
-        RemoteStack { frames, end: End::Truncated, guessed: state.guessed > 0 }
+        (RemoteStack { frames, end, guessed: state.guessed > 0 }, state)
     }
 
     /// A window ends: processes may be others by the next one, and what they have mapped, too.
     pub fn end_window(&mut self) {
         self.processes.clear();
-        // Those that there was no time for are tried again.
-        self.files.retain(|_, known| known.tables.is_some());
+        self.files.retain(|_, known| known.is_some());
+        self.files.values_mut().flatten().for_each(|known| known.is_current = false);
         if self.chunks.len() > MOST_CHUNKS {
             // All at once: which chunks are whose is not worth its account.
             (self.chunks, self.files) = (Vec::new(), HashMap::new());
         }
     }
 
-    fn load(&mut self, pid: u32, deadline: Instant) -> Option<Process> {
+    fn load(&self, pid: u32) -> Option<Process> {
         let memory = File::open(format!("/proc/{pid}/mem")).ok()?;
+        let regions = mappings::read_maps(pid)?;
+        let ranges = self.ranges(&regions);
+        Some(Process { memory, regions, ranges })
+    }
+
+    /// Ranges of regions by what is known of their files; a file that was not read yet is not ready.
+    fn ranges(&self, regions: &[Region]) -> Vec<Range> {
         let mut ranges = Vec::new();
-        for region in mappings::read_maps(pid)? {
-            match mappings::kind(&region.file) {
-                MappingKind::File => {
-                    let Some(Known { facts, tables }) = self.file(&region, pid, deadline) else { continue };
-                    match tables {
-                        Some(loaded) => push_loaded(&mut ranges, &region, region.elf_start(facts), loaded),
-                        None => push_plain(&mut ranges, &region, NO_INFO),
-                    }
+        for region in regions {
+            match (mappings::kind(&region.file), self.files.get(&id(region))) {
+                (MappingKind::File, Some(Some(Known { facts, tables: Some(loaded), is_current: true, .. }))) => {
+                    push_loaded(&mut ranges, region, region.elf_start(facts), loaded);
                 }
-                MappingKind::Anonymous => push_plain(&mut ranges, &region, JIT),
+                (MappingKind::File, Some(Some(Known { is_current: true, .. }))) => {
+                    push_plain(&mut ranges, region, NO_INFO);
+                }
+                (MappingKind::File, Some(None)) => {}
+                (MappingKind::File, _) => push_plain(&mut ranges, region, NOT_READY),
+                (MappingKind::Anonymous, _) => push_plain(&mut ranges, region, JIT),
                 _ => {}
             }
         }
         ranges.sort_by_key(|range| range.start);
-        Some(Process { memory, ranges })
+        ranges
     }
 
-    /// What a mapped file is; read once.
-    fn file(&mut self, region: &Region, pid: u32, deadline: Instant) -> Option<&Known> {
-        let id = (region.file.device, region.file.inode);
-        if !self.files.contains_key(&id) {
-            let addresses = region.start..region.end;
-            let file = mappings::open_mapped(&region.file.path, region.file.inode, pid, addresses)?;
-            let facts = ElfFacts::read(&file).ok()?;
-            let tables = if Instant::now() < deadline { self.tables(&file) } else { None };
-            self.files.insert(id, Known { facts, tables });
+    /// Reads the file that is mapped around an address; false if that is no news.
+    fn learn(&mut self, pid: u32, address: u64) -> bool {
+        let Some(Some(process)) = self.processes.get(&pid) else { return false };
+        let regions = &process.regions;
+        let Some(region) = regions.iter().find(|region| (region.start..region.end).contains(&address)).cloned() else {
+            return false;
+        };
+        let is_news = match self.files.get(&id(&region)) {
+            Some(Some(known)) => !known.is_current,
+            Some(None) => false,
+            None => true,
+        };
+        if mappings::kind(&region.file) != MappingKind::File || !is_news {
+            return false;
         }
-        self.files.get(&id)
+        let known = self.read(&region, pid);
+        self.files.insert(id(&region), known);
+        let Some(Some(mut process)) = self.processes.remove(&pid) else { return false };
+        process.ranges = self.ranges(&process.regions);
+        self.processes.insert(pid, Some(process));
+        true
     }
 
-    fn tables(&mut self, file: &File) -> Option<Loaded> {
-        let built = build(file).ok()?.tables?;
+    fn read(&mut self, region: &Region, pid: u32) -> Option<Known> {
+        let file = mappings::open_mapped(&region.file.path, region.file.inode, pid, region.start..region.end)?;
+        let key = FileKey::of(&file).ok()?;
+        if let Some(known) = self.files.remove(&id(region)).flatten()
+            && known.key == key
+        {
+            return Some(Known { is_current: true, ..known });
+        }
+        let facts = ElfFacts::read(&file).ok()?;
+        Some(Known { key, is_current: true, facts, tables: self.tables(&file, key) })
+    }
+
+    fn tables(&mut self, file: &File, key: FileKey) -> Option<Loaded> {
+        let cache = self.cache.get_or_init(Cache::of_system).as_ref();
+        let cached = cache.and_then(|cache| cache.load(key));
+        let built = cached.map_or_else(|| build(file), Ok).ok()?.tables?;
         let chunks = &mut self.chunks;
         let mut place = |chunks_of: &[Chunk]| {
             let first = chunks.len() as u32;
@@ -135,6 +191,10 @@ impl RemoteUnwinder {
         let tables = built.tables.iter().map(|table| place(table.chunks())).collect();
         Some(Loaded { base: built.base, tables })
     }
+}
+
+fn id(region: &Region) -> FileId {
+    (region.file.device, region.file.inode)
 }
 
 struct Waiting<'a> {
