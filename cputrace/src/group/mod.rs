@@ -2,12 +2,14 @@
 //!
 //! - [`facts`]: what `/proc` says of a process.
 //! - [`rule`]: which group that puts it into.
+//! - [`window`]: what each process did in a window.
 //!
 //! Sums grow by what each window brought, by the account of the threads' time, which knows of processes that lived shorter
 //! than a window; so they never go back when a process ends. `/proc` is asked once a window, for processes that ran in it.
 
 pub mod facts;
 pub mod rule;
+mod window;
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
@@ -15,9 +17,10 @@ use std::time::{Duration, Instant};
 use procfs::process::{Process, Stat};
 use rustc_hash::FxBuildHasher;
 
-use crate::model::{Aspect, MappingKind, ProcessId, Profile, Recording, WaitHistogram};
+use crate::model::{Recording, WaitHistogram};
 use facts::Facts;
 use rule::{Rule, RuleError, RuleText};
+use window::{InWindow, Processes, add};
 
 /// The group of those for which there is no other, or no room.
 pub const OTHER: &str = "~other";
@@ -505,88 +508,13 @@ impl Groups {
     }
 }
 
-/// What one process did in a window.
-#[derive(Default)]
-struct InWindow {
-    name: String,
-    on_cpu_ns: u64,
-    run_queue_ns: u64,
-    run_queue_waits: WaitHistogram,
-    off_cpu_ns: [u64; 4],
-    switches_voluntary: u64,
-    switches_involuntary: u64,
-    migrations: u64,
-    samples_user: u64,
-    samples_kernel: u64,
-    has_ended: bool,
-}
-
-impl InWindow {
-    fn samples(&self) -> u64 {
-        self.samples_user + self.samples_kernel
-    }
-}
-
-struct Processes {
-    by_pid: HashMap<u32, InWindow, FxBuildHasher>,
-}
-
-impl Processes {
-    fn of(window: &Recording) -> Self {
-        let mut by_pid: HashMap<u32, InWindow, FxBuildHasher> = HashMap::default();
-        for time in &window.threads {
-            let process = by_pid.entry(time.pid).or_default();
-            if time.pid == time.tid || process.name.is_empty() {
-                process.name.clone_from(&time.name);
-            }
-            process.on_cpu_ns += time.on_cpu_ns;
-            process.run_queue_ns += time.run_queue_ns;
-            add(&mut process.run_queue_waits, &time.run_queue_waits);
-            add(&mut process.off_cpu_ns, &time.off_cpu_ns);
-            process.switches_voluntary += time.switches_voluntary;
-            process.switches_involuntary += time.switches_involuntary;
-            process.migrations += time.migrations;
-            process.has_ended |= time.ended && time.pid == time.tid;
-        }
-        let profile = &window.profile;
-        for process in profile.processes() {
-            let row = by_pid.entry(process.pid).or_default();
-            if row.name.is_empty() {
-                profile.text(process.name).clone_into(&mut row.name);
-            }
-        }
-        let on_cpu = profile.source_by_name(Aspect::OnCpu.name());
-        for sample in profile.samples().iter().filter(|sample| Some(sample.source) == on_cpu) {
-            let process = &profile.processes()[process_of(profile, sample.thread).index()];
-            let Some(row) = by_pid.get_mut(&process.pid) else { continue };
-            let leaf = profile.frames(sample.stack).next();
-            let in_kernel = leaf.is_some_and(|location| {
-                let mapping = profile.locations()[location.index()].mapping;
-                profile.mappings()[mapping.index()].kind == MappingKind::Kernel
-            });
-            *if in_kernel { &mut row.samples_kernel } else { &mut row.samples_user } += sample.count;
-        }
-        Self { by_pid }
-    }
-}
-
-fn process_of(profile: &Profile, thread: crate::model::ThreadId) -> ProcessId {
-    profile.threads()[thread.index()].process
-}
-
-fn add<const N: usize>(sums: &mut [u64; N], more: &[u64; N]) {
-    for (sum, more) in sums.iter_mut().zip(more) {
-        *sum += more;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test")]
 
     use super::*;
     use crate::import;
-    use crate::model::{ElfAddr, Mapping, Source, ThreadTime, Unit};
+    use crate::model::{ElfAddr, Mapping, MappingKind, Profile, Source, ThreadTime, Unit};
 
     /// More than the kernel gives out: such a process has always ended.
     const NO_PID: u32 = 4_200_000;

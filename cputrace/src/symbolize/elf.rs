@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Range;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, MetadataExt, symlink};
+use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
 
 use blazesym::symbolize::source::{Elf, Source};
@@ -16,11 +16,11 @@ use object::elf::SHF_ALLOC;
 use object::read::elf::{ElfFile64, FileHeader};
 use object::{CompressionFormat, LittleEndian, Object as _, ObjectSection as _, ReadCache, ReadRef, SectionFlags};
 use procfs::process::MMPermissions;
-
 use tempfile::TempDir;
 
 use super::{Detail, SourceLine, guard};
 use crate::model::UnknownReason;
+use crate::unwind::FileKey;
 
 /// Addresses looked up at once: larger batches need more memory and are no faster.
 const BATCH: usize = 100;
@@ -128,7 +128,7 @@ impl<'a> ElfNames<'a> {
         &self,
         addresses: &[u64],
         detail: Detail,
-        tables: &mut FileTables,
+        tables: &mut SymbolTables,
         stopped: &dyn Fn() -> bool,
     ) -> Vec<Found> {
         if detail == Detail::Functions
@@ -248,12 +248,12 @@ impl<'a> ElfNames<'a> {
 /// Large symbol tables, kept from one window to the next: to sort one takes longer than all else that a window does. The last one
 /// was asked last.
 #[derive(Debug, Default)]
-pub(super) struct FileTables(Vec<Table>);
+pub(super) struct SymbolTables(Vec<Table>);
 
 /// A symbol table that is kept, and of which file.
 #[derive(Debug)]
 struct Table {
-    id: FileId,
+    key: FileKey,
     bytes: u64,
     file: File,
     symbolizer: Symbolizer,
@@ -261,16 +261,13 @@ struct Table {
     unused: u32,
 }
 
-/// A file as it is: one that is written to is another one.
-type FileId = (u64, u64, u64, (i64, i64));
-
-impl FileTables {
+impl SymbolTables {
     /// A window is over: what was not asked for long goes, and of the others the pages, which the kernel has at hand if they are
     /// asked again.
     pub(super) fn rest(&mut self) {
         self.0.iter_mut().for_each(|table| table.unused += 1);
         self.0.retain(|table| table.unused <= KEPT_WINDOWS);
-        let asked: Vec<_> = self.0.iter().filter(|table| table.unused == 1).map(|table| table.id).collect();
+        let asked: Vec<_> = self.0.iter().filter(|table| table.unused == 1).map(|table| table.key).collect();
         if asked.is_empty() {
             return;
         }
@@ -278,10 +275,10 @@ impl FileTables {
         for map in maps.into_iter().flatten() {
             let (start, end) = map.address;
             // All of the file in one piece: nobody but a reader maps it so.
-            let is_readers = |&(_, inode, bytes, _): &FileId| {
-                map.inode == inode
+            let is_readers = |key: &FileKey| {
+                map.inode == key.inode
                     && map.offset == 0
-                    && end - start >= bytes
+                    && end - start >= key.size
                     && map.perms == MMPermissions::READ | MMPermissions::PRIVATE
             };
             if !asked.iter().any(is_readers) {
@@ -298,11 +295,10 @@ impl FileTables {
         if !(MIN_KEPT_BYTES..=MAX_KEPT_BYTES).contains(&bytes) {
             return None;
         }
-        let facts = names.file.metadata().ok()?;
-        let id = (facts.dev(), facts.ino(), facts.size(), (facts.mtime(), facts.mtime_nsec()));
-        let table = match self.0.iter().position(|table| table.id == id) {
+        let key = FileKey::of(names.file).ok()?;
+        let table = match self.0.iter().position(|table| table.key == key) {
             Some(place) => Table { unused: 0, ..self.0.remove(place) },
-            None => Table { id, bytes, file: names.file.try_clone().ok()?, symbolizer: symbolizer(), unused: 0 },
+            None => Table { key, bytes, file: names.file.try_clone().ok()?, symbolizer: symbolizer(), unused: 0 },
         };
         while self.0.iter().map(|table| table.bytes).sum::<u64>() + bytes > MAX_KEPT_BYTES {
             self.0.remove(0);

@@ -137,7 +137,7 @@ pub fn symbolize(
 /// What is kept from one window to the next: to read it takes longer than all else that a window does.
 #[derive(Debug, Default)]
 pub struct Tables {
-    files: elf::FileTables,
+    files: elf::SymbolTables,
     kernel: Option<(Instant, Result<KernelSymbols, UnknownReason>)>,
 }
 

@@ -32,3 +32,4 @@ pub use build::{BuildError, BuildStats, Built};
 pub use manager::{UnwindStats, Unwinder};
 pub use pack::{Table, Tables};
 pub use remote::{RemoteStack, RemoteUnwinder};
+pub(crate) use tables::FileKey;

@@ -37,14 +37,14 @@ pub struct RemoteStack {
 pub struct RemoteUnwinder {
     chunks: Vec<Chunk>,
     /// `None` is one that cannot be read.
-    files: HashMap<FileId, Option<Known>>,
+    files: HashMap<MappedId, Option<Known>>,
     processes: HashMap<u32, Option<Process>>,
     /// What the builders of the kernel's side have made.
     cache: OnceCell<Option<Cache>>,
 }
 
 /// Device and inode.
-type FileId = ((u32, u32), u64);
+type MappedId = ((u32, u32), u64);
 
 /// What is known of a file.
 struct Known {
@@ -193,7 +193,7 @@ impl RemoteUnwinder {
     }
 }
 
-fn id(region: &Region) -> FileId {
+fn id(region: &Region) -> MappedId {
     (region.file.device, region.file.inode)
 }
 

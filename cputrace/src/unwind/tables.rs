@@ -32,11 +32,11 @@ const MAX_NOTES: usize = 8;
 
 /// A file as it is: one that was written to since is another.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(super) struct FileKey {
-    pub(super) device: u64,
-    pub(super) inode: u64,
-    pub(super) size: u64,
-    pub(super) modified_ns: i64,
+pub(crate) struct FileKey {
+    pub(crate) device: u64,
+    pub(crate) inode: u64,
+    pub(crate) size: u64,
+    pub(crate) modified_ns: i64,
 }
 
 /// A file in [`FileTables`]; never given to another one.
@@ -126,7 +126,7 @@ pub(super) struct FileTables {
 }
 
 impl FileKey {
-    pub(super) fn of(file: &File) -> io::Result<Self> {
+    pub(crate) fn of(file: &File) -> io::Result<Self> {
         let meta = file.metadata()?;
         let modified_ns = meta.mtime().wrapping_mul(1_000_000_000).wrapping_add(meta.mtime_nsec());
         Ok(Self { device: meta.dev(), inode: meta.ino(), size: meta.len(), modified_ns })
