@@ -16,7 +16,7 @@ use super::digest::{Detail, Digest, DigestError, Member};
 use super::{Store, StoreError, from_unix_ms, unix_ms};
 
 /// How long a window of each level is, in milliseconds; the first level is as recorded.
-const LEVELS_MS: [i64; 3] = [0, 300_000, 3_600_000];
+const LEVELS_MS: [i64; 4] = [0, 300_000, 3_600_000, 21_600_000];
 
 /// Readers of one range at most, each in a thread of its own.
 const MAX_READERS: usize = 4;
