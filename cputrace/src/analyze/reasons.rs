@@ -168,6 +168,14 @@ mod tests {
             reason("", sleeping, &futex, &["std::sys::sync::condvar::futex::Condvar::wait"]),
             "condition variable"
         );
+        for lock in
+            ["std::sys::sync::mutex::futex::Mutex::lock_contended", "pthread_rwlock_wrlock", "absl::Mutex::LockSlow"]
+        {
+            assert_eq!(reason("", sleeping, &futex, &["syscall", lock, "main"]), "lock");
+        }
+        for other in ["jobserver::imp::spawn_helper::{closure#1}", "tokio::runtime::context::block_on", "clock_tick"] {
+            assert_eq!(reason("", sleeping, &futex, &["syscall", other, "main"]), "futex");
+        }
         assert_eq!(reason("", sleeping, &["schedule", "do_nanosleep", "hrtimer_nanosleep"], &[]), "sleep");
         assert_eq!(reason("", sleeping, &["schedule_hrtimeout_range", "ep_poll", "do_epoll_wait"], &[]), "idle poll");
         assert_eq!(reason("", sleeping, &["schedule", "anon_pipe_read", "vfs_read"], &["read"]), "pipe");
@@ -187,7 +195,7 @@ mod tests {
         let own = "# ours\nidle queue: thread=work* state=sleeping kernel=futex_wait* user=*::pop user=main\n";
         let sleeping = WaitState::OffCpu(OffCpuState::Sleeping);
         assert_eq!(reason(own, sleeping, &["futex_wait"], &["Queue::pop", "main"]), "idle queue");
-        assert_eq!(reason(own, sleeping, &["futex_wait"], &["Queue::pop"]), "lock");
+        assert_eq!(reason(own, sleeping, &["futex_wait"], &["Queue::pop"]), "futex");
     }
 
     /// A table with a mistake says where.
