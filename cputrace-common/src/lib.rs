@@ -7,6 +7,7 @@
 //! - [`config`]: the names and meanings of the program's frozen globals.
 //! - [`pace`]: how much is sampled, which can change while it runs.
 //! - [`run_time`]: what the programs take.
+//! - [`kernel_name`]: names of kernel addresses.
 //! - [`unwind`]: the step from one frame to its caller, the same source in the kernel and in host tests.
 //!
 //! Types are `#[repr(C)]` without implicit padding; sizes are asserted, so that a change is a decision.
@@ -14,6 +15,7 @@
 
 pub mod config;
 pub mod counter;
+pub mod kernel_name;
 pub mod pace;
 pub mod run_time;
 pub mod sample;

@@ -9,6 +9,7 @@ use aya_ebpf::{
 use cputrace_common::{
     config::{CHUNKS_GROUP, MAX_CHUNKS, MAX_PROCESSES, MAX_TARGETS, RANGES_GROUP},
     counter::CounterStats,
+    kernel_name::Answers,
     pace::Pace,
     run_time::{Program, RunTime},
     stat::Stats,
@@ -46,6 +47,10 @@ pub(crate) static HITS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 /// What each program takes, by [`Program`].
 #[map]
 pub(crate) static RUN_TIMES: PerCpuArray<RunTime> = PerCpuArray::with_max_entries(Program::ALL.len() as u32, 0);
+
+/// What addresses are called that userspace asked for last.
+#[map]
+pub(crate) static KERNEL_NAMES: PlainArray<Answers> = PlainArray::with_max_entries(1, 0);
 
 /// How much is sampled. Userspace may change it at any time.
 #[map]

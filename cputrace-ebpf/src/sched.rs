@@ -26,6 +26,9 @@ use crate::{
 /// From `prev` to `next`; `bits` are the state that `prev` had before, `None` where the kernel does not tell.
 #[inline(always)]
 pub(crate) fn switch(preempted: bool, prev: Task, next: Task, bits: Option<u32>) {
+    // First of all, where the verifier comes by once.
+    let queue = prev.queue();
+    let queue_ns = queue.clock();
     let (prev_tid, next_tid) = (prev.tid(), next.tid());
     let leaving = threads::find(prev_tid);
     let entering = threads::find(next_tid);
@@ -34,13 +37,12 @@ pub(crate) fn switch(preempted: bool, prev: Task, next: Task, bits: Option<u32>)
     if leaving.is_none() && entering.is_none() && !adopts {
         return;
     }
-    let queue = prev.queue();
     let bits = prev.state_bits().or(bits).unwrap_or(1);
     // Where a thread gives way to one that was woken, or an idle CPU is woken, the clock is the one of the wake-up.
     let is_fresh = prev_tid != 0 && bits != 0 && !preempted;
     let Some(clock) = QUEUE_CLOCK.get_ptr_mut(0) else { return };
     // SAFETY: this CPU's element.
-    let moment = unsafe { &mut *clock }.moment(queue.clock(), is_fresh);
+    let moment = unsafe { &mut *clock }.moment(queue_ns, is_fresh);
     if let Some(thread) = leaving {
         leave(thread, (prev, queue), bits, preempted, moment);
     } else if adopts {

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use cputrace::ebpf::{Config, Filter, Object};
 use support::lab::{CPUTRACE, Lab, Running, check_ledger, root, signal, stderr};
 use support::{require, skip_unless};
 
@@ -340,4 +341,47 @@ fn whole_host_and_control_group() {
     let output = lab.record(&["--cgroup", unified, "--duration", "1"]);
     assert!(output.status.success(), "{}", stderr(&output));
     assert!(lab.samples_in("sh") > 5.0);
+}
+
+/// What the kernel says when it is asked for an address is what its list of symbols has there.
+#[test]
+#[ignore = "needs root"]
+fn the_kernel_tells_its_names() {
+    if !root() {
+        return;
+    }
+    let config = Config {
+        filter: Filter::All,
+        ring_bytes: 1 << 20,
+        accounting: false,
+        waits: None,
+        event: None,
+        counters: 0,
+        newcomers: 0,
+    };
+    let names = Object::load(config).unwrap().take_kernel_names();
+    if !skip_unless(names.is_some(), "the kernel has no bpf_snprintf: Linux 5.13") {
+        return;
+    }
+    let list = std::fs::read_to_string("/proc/kallsyms").unwrap();
+    let mut symbols: BTreeMap<u64, Vec<&str>> = BTreeMap::new();
+    for line in list.lines() {
+        let mut words = line.split_whitespace();
+        let address = u64::from_str_radix(words.next().unwrap(), 16).unwrap();
+        let kind = words.next().unwrap();
+        if matches!(kind, "t" | "T") {
+            symbols.entry(address).or_default().push(words.next().unwrap());
+        }
+    }
+    let addresses: Vec<u64> = symbols.keys().copied().step_by(50).collect();
+    assert!(addresses.len() > 1000, "{} symbols", symbols.len());
+    let names = names.unwrap();
+    let answers = names.ask(&addresses).unwrap();
+    assert_eq!(answers.len(), addresses.len());
+    for (address, answer) in addresses.iter().zip(&answers) {
+        let (name, place) = answer.split_once('+').unwrap_or_else(|| panic!("{address:#x}: {answer}"));
+        assert!(symbols[address].contains(&name) && place.starts_with("0x0/0x"), "{address:#x}: {answer}");
+    }
+    // Where nothing is, the address comes back.
+    assert!(!names.ask(&[0x1000]).unwrap()[0].contains('+'));
 }

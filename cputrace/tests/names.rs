@@ -274,6 +274,27 @@ fn packed_bombs_are_not_unpacked() {
     assert!(peak_rss_kb() < before + 100_000, "from {before} to {} kB", peak_rss_kb());
 }
 
+/// The same of debug information: names come from the symbol table then.
+#[test]
+fn packed_debug_information_has_a_bound() {
+    if !(require("cc") && require("objcopy")) {
+        return;
+    }
+    let lab = Lab::new();
+    let program = lab.compile("cc", &["-O2", "-g"], "sample.c");
+    let [zeros, large, bomb] = ["zeros", "large", "bomb"].map(|name| lab.path(name));
+    File::create(&zeros).unwrap().set_len(300 << 20).unwrap();
+    let section = format!(".debug_types={}", zeros.display());
+    run(Command::new("objcopy").args(["--add-section", &section]).args([&program, &large]));
+    run(Command::new("objcopy").arg("--compress-debug-sections=zlib").args([&large, &bomb]));
+    assert!(fs::metadata(&bomb).unwrap().len() < 4 << 20);
+    let address = address_of(&program, "hidden_sum");
+    let (before, named) = (peak_rss_kb(), names(|| elf(&bomb), &[address]));
+    assert_eq!(outermost(&named), [Ok("hidden_sum")]);
+    assert!(named.iter().flatten().flatten().all(|frame| frame.line == 0), "{named:?}");
+    assert!(peak_rss_kb() < before + 100_000, "from {before} to {} kB", peak_rss_kb());
+}
+
 fn peak_rss_kb() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();

@@ -3,7 +3,10 @@
 //! aya emits no CO-RE relocations: what the program needs to know of `struct task_struct` is read here and
 //! given to it as a frozen global. Format: the kernel's `Documentation/bpf/btf.rst`.
 
-use std::path::Path;
+use std::fs::File;
+use std::ops::Deref;
+
+use memmap2::Mmap;
 
 /// Where the running kernel keeps its types.
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
@@ -29,10 +32,27 @@ pub enum BtfError {
 
 /// The types of a kernel.
 pub struct KernelTypes {
-    bytes: Vec<u8>,
+    bytes: Bytes,
     /// Where each type begins in `bytes`; type ids start at 1.
     types: Vec<u32>,
     strings: usize,
+}
+
+/// What was read of a kernel: 6 MB, of which a part is looked at.
+enum Bytes {
+    Mapped(Mmap),
+    Read(Vec<u8>),
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Mapped(bytes) => bytes,
+            Self::Read(bytes) => bytes,
+        }
+    }
 }
 
 const STRUCT: u32 = 4;
@@ -46,10 +66,17 @@ const MODIFIERS: std::ops::RangeInclusive<u32> = 8..=11;
 impl KernelTypes {
     /// Reads the running kernel's.
     pub fn of_running_kernel() -> Result<Self, BtfError> {
-        Self::parse(std::fs::read(Path::new(VMLINUX)).map_err(BtfError::Unreadable)?)
+        let file = File::open(VMLINUX).map_err(BtfError::Unreadable)?;
+        // SAFETY: the kernel's own types do not change, and nobody can write to them.
+        let bytes = match unsafe { Mmap::map(&file) } {
+            Ok(bytes) => Bytes::Mapped(bytes),
+            // Before Linux 6.16.
+            Err(_) => Bytes::Read(std::fs::read(VMLINUX).map_err(BtfError::Unreadable)?),
+        };
+        Self::parse(bytes)
     }
 
-    fn parse(bytes: Vec<u8>) -> Result<Self, BtfError> {
+    fn parse(bytes: Bytes) -> Result<Self, BtfError> {
         let header = |at| word(&bytes, at).map(|value| value as usize);
         if header(0)? & 0xffff != 0xeb9f {
             return Err(BtfError::Malformed("wrong magic number"));
@@ -209,7 +236,7 @@ mod tests {
     /// Direct members and those of anonymous structures have the offsets that C gives them.
     #[test]
     fn finds_members() {
-        let types = KernelTypes::parse(sample()).expect("well-formed");
+        let types = KernelTypes::parse(Bytes::Read(sample())).expect("well-formed");
         for (member, offset) in [("a", 0), ("b", 4), ("c", 8)] {
             assert_eq!(types.member_offset("outer", member).expect(member), offset);
         }
@@ -220,7 +247,7 @@ mod tests {
     #[test]
     fn survives_truncation() {
         for length in 0..sample().len() {
-            if let Ok(types) = KernelTypes::parse(sample()[..length].to_vec()) {
+            if let Ok(types) = KernelTypes::parse(Bytes::Read(sample()[..length].to_vec())) {
                 let _ = types.member_offset("outer", "c");
             }
         }

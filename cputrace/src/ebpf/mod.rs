@@ -4,6 +4,7 @@
 
 mod btf;
 mod counter_maps;
+mod kernel_names;
 mod offsets;
 mod sched_maps;
 mod unwind_maps;
@@ -24,6 +25,7 @@ use cputrace_common::stat::Stats;
 use crate::model::ProgramCost;
 pub use btf::{BtfError, KernelTypes};
 pub use counter_maps::CounterMaps;
+pub use kernel_names::KernelNames;
 use offsets::{RawOffsets, SchedOffsets, TaskOffsets};
 pub use sched_maps::SchedMaps;
 pub use unwind_maps::UnwindMaps;
@@ -199,6 +201,7 @@ pub struct Object {
     sched: Option<SchedMaps>,
     wait_hook: Option<WaitHook>,
     counters: Option<CounterMaps>,
+    kernel_names: Option<KernelNames>,
     newcomers: u32,
     /// What is off, one sentence each.
     notes: Vec<String>,
@@ -312,6 +315,8 @@ impl Object {
             let program: &mut RawTracePoint = typed(&mut ebpf, name)?;
             program.load().map_err(loaded(name))?;
         }
+        // Where the kernel does not take it, there is /proc/kallsyms.
+        let kernel_names = KernelNames::load(&mut ebpf).ok();
         let targets = take_map(&mut ebpf, "TARGETS")?;
         let stats = take_map(&mut ebpf, "STATS")?;
         let event_stats = take_map(&mut ebpf, "EVENT_STATS")?;
@@ -321,14 +326,17 @@ impl Object {
         let unwind = Some(UnwindMaps::take(&mut ebpf)?);
         let (mut sched, mut wait_hook) = (None, None);
         if let (Ok(types), true) = (&types, accounts) {
+            let hooks = types.hooks(&HOOKS);
+            let hooks = Btf::parse(&hooks, Endianness::default());
+            let hooks = hooks.map_err(|error| EbpfError::Program { program: "sched_switch", source: error.into() })?;
             let mut or_note = |what: &str, attached: Result<(), EbpfError>| {
                 attached.inspect_err(|error| notes.push(format!("{what}: {error}"))).is_ok()
             };
-            if or_note("the threads' time is not accounted", attach_scheduler(&mut ebpf, types)) {
+            if or_note("the threads' time is not accounted", attach_scheduler(&mut ebpf, &hooks)) {
                 if let Some(waits) = config.waits {
-                    let attached = attach_waits(&mut ebpf, types).map(|hook| wait_hook = Some(hook));
+                    let attached = attach_waits(&mut ebpf, &hooks, exits_are_seen).map(|hook| wait_hook = Some(hook));
                     if or_note("waits have no stacks", attached) && waits.wakers {
-                        or_note("who ends waits is not known", attach_wakers(&mut ebpf, types));
+                        or_note("who ends waits is not known", attach_wakers(&mut ebpf, &hooks));
                     }
                 }
                 // Last: programs cannot be loaded any more once their maps are taken.
@@ -360,6 +368,7 @@ impl Object {
             sched,
             wait_hook,
             counters,
+            kernel_names,
             newcomers: config.newcomers,
             notes,
         })
@@ -443,6 +452,11 @@ impl Object {
         self.wait_hook
     }
 
+    /// What tells names of kernel addresses, for whoever asks first; `None` before Linux 5.13.
+    pub fn take_kernel_names(&mut self) -> Option<KernelNames> {
+        self.kernel_names.take()
+    }
+
     /// The maps of counters; `None` where none are read.
     pub fn counters(&self) -> Option<&CounterMaps> {
         self.counters.as_ref()
@@ -494,47 +508,43 @@ impl Object {
     }
 }
 
+/// The kernel's types that the scheduler's programs are attached by.
+const HOOKS: [&str; 5] =
+    ["btf_trace_sched_switch", "bpf_iter_task", "btf_trace_sched_exit_tp", "schedule", "btf_trace_sched_waking"];
+
 /// The programs that account the threads' time.
-fn attach_scheduler(ebpf: &mut Ebpf, types: &KernelTypes) -> Result<(), EbpfError> {
-    const HOOKS: [&str; 2] = ["btf_trace_sched_switch", "bpf_iter_task"];
-    let btf = Btf::parse(&types.hooks(&HOOKS), Endianness::default());
+fn attach_scheduler(ebpf: &mut Ebpf, hooks: &Btf) -> Result<(), EbpfError> {
     let refused = |program| move |source| EbpfError::Program { program, source };
-    let btf = btf.map_err(|error| EbpfError::Program { program: "sched_switch", source: error.into() })?;
     for name in ["seed_threads", "look_at_threads"] {
         let program: &mut Iter = typed(ebpf, name)?;
-        program.load("task", &btf).map_err(refused(name))?;
+        program.load("task", hooks).map_err(refused(name))?;
     }
     let switches: &mut BtfTracePoint = typed(ebpf, "sched_switch")?;
-    let attached = switches.load("sched_switch", &btf).and_then(|()| switches.attach());
+    let attached = switches.load("sched_switch", hooks).and_then(|()| switches.attach());
     attached.map(drop).map_err(refused("sched_switch"))
 }
 
 /// The program that sends waits with their stacks.
-fn attach_waits(ebpf: &mut Ebpf, types: &KernelTypes) -> Result<WaitHook, EbpfError> {
-    const HOOKS: [&str; 2] = ["btf_trace_sched_exit_tp", "schedule"];
-    let btf = Btf::parse(&types.hooks(&HOOKS), Endianness::default());
+fn attach_waits(ebpf: &mut Ebpf, hooks: &Btf, exits_are_seen: bool) -> Result<WaitHook, EbpfError> {
     let refused = |program| move |source| EbpfError::Program { program, source };
-    let btf = btf.map_err(|error| EbpfError::Program { program: "sched_exit", source: error.into() })?;
-    Ok(if types.tracepoint_parameters(SCHED_EXIT).is_some() {
+    Ok(if exits_are_seen {
         let exits: &mut BtfTracePoint = typed(ebpf, "sched_exit")?;
-        let attached = exits.load(SCHED_EXIT, &btf).and_then(|()| exits.attach());
+        let attached = exits.load(SCHED_EXIT, hooks).and_then(|()| exits.attach());
         attached.map(drop).map_err(refused("sched_exit"))?;
         WaitHook::SchedExit
     } else {
         let returns: &mut FExit = typed(ebpf, "schedule_returns")?;
-        let attached = returns.load("schedule", &btf).and_then(|()| returns.attach());
+        let attached = returns.load("schedule", hooks).and_then(|()| returns.attach());
         attached.map(drop).map_err(refused("schedule_returns"))?;
         WaitHook::ScheduleReturns
     })
 }
 
 /// The program that sends who ends a wait, with the stack of that.
-fn attach_wakers(ebpf: &mut Ebpf, types: &KernelTypes) -> Result<(), EbpfError> {
-    let refused = |source| EbpfError::Program { program: "sched_waking", source };
-    let btf = Btf::parse(&types.hooks(&["btf_trace_sched_waking"]), Endianness::default());
-    let btf = btf.map_err(|error| refused(error.into()))?;
+fn attach_wakers(ebpf: &mut Ebpf, hooks: &Btf) -> Result<(), EbpfError> {
     let wakes: &mut BtfTracePoint = typed(ebpf, "sched_waking")?;
-    wakes.load("sched_waking", &btf).and_then(|()| wakes.attach()).map(drop).map_err(refused)
+    let attached = wakes.load("sched_waking", hooks).and_then(|()| wakes.attach());
+    attached.map(drop).map_err(|source| EbpfError::Program { program: "sched_waking", source })
 }
 
 /// Places of the table of threads: for eight times as many as there are on the whole host, for targets a fixed number

@@ -166,7 +166,7 @@ pub fn record(
         is_stopped.set(is_stopped.get() || stop.try_recv().is_ok());
         is_stopped.get()
     };
-    let mut recording = finisher.finish(session.close_window(), &mut Tables::default(), &stopped);
+    let mut recording = finisher.finish(session.close_window(), &mut Tables::new(session.take_ask_kernel()), &stopped);
     recording.spikes = spikes(&recording);
     Ok(Outcome { recording, end })
 }
@@ -204,6 +204,7 @@ impl<'a> Watch<'a> {
         let Self { mut session, mut finisher, priority: _priority } = self;
         let is_stopped = AtomicBool::new(false);
         let unnamed = AtomicUsize::new(0);
+        let ask_kernel = session.take_ask_kernel();
         thread::scope(|scope| {
             let (is_stopped, unnamed) = (&is_stopped, &unnamed);
             let (sender, closed) = mpsc::channel::<Closed>();
@@ -214,7 +215,7 @@ impl<'a> Watch<'a> {
             };
             let names = scope.spawn(move || {
                 own::lower_priority();
-                let mut tables = Tables::default();
+                let mut tables = Tables::new(ask_kernel);
                 for window in closed {
                     on_window(finisher.finish(window, &mut tables, &|| is_stopped.load(Ordering::Relaxed)));
                     unnamed.fetch_sub(1, Ordering::Relaxed);

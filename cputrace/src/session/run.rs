@@ -27,6 +27,7 @@ use crate::process::timeline::{Busiest, Timelines};
 use crate::process::{Change, Mappings};
 use crate::source::counters::CpuCounters;
 use crate::source::event::EventClock;
+use crate::symbolize::AskKernel;
 use crate::tier::{self, Sampler, Scope};
 
 /// How often the kernel's buffers are drained.
@@ -262,6 +263,12 @@ impl<'a> Session<'a> {
                 return EndReason::TargetsGone;
             }
         }
+    }
+
+    /// What the kernel can be asked for names by, for whoever asks for it first.
+    pub(super) fn take_ask_kernel(&mut self) -> Option<Box<AskKernel>> {
+        let names = self.sampler.take_kernel_names()?;
+        Some(Box::new(move |addresses| names.ask(addresses).ok()))
     }
 
     /// Stops the clock and takes what is left.

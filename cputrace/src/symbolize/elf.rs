@@ -4,30 +4,25 @@
 //! or too large to be unpacked, the symbol tables are enough for names.
 
 use std::fs::File;
-use std::io::{self, Read};
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use blazesym::symbolize::source::{Elf, Source};
 use blazesym::symbolize::{Input, Reason, Sym, Symbolized, Symbolizer};
 use object::elf::SHF_ALLOC;
 use object::read::elf::{ElfFile64, FileHeader};
-use object::{CompressionFormat, LittleEndian, Object as _, ObjectSection as _, ReadCache, ReadRef, SectionFlags};
+use object::{LittleEndian, Object as _, ObjectSection as _, ReadCache, ReadRef, SectionFlags};
 use procfs::process::MMPermissions;
 use tempfile::TempDir;
 
-use super::{Detail, SourceLine, guard};
+use super::{Detail, SourceLine, guard, unpacked};
 use crate::model::UnknownReason;
 use crate::unwind::FileKey;
 
 /// Addresses looked up at once: larger batches need more memory and are no faster.
 const BATCH: usize = 100;
-
-/// Debug information that is larger than this when unpacked is left alone. It is unpacked into memory as a whole, while
-/// what is not packed is read in place.
-const MAX_UNPACKED_BYTES: u64 = 256 << 20;
 
 /// Memory that a reader of debug information may take before another one takes its place.
 const MAX_READER_BYTES: u64 = 24 << 20;
@@ -63,12 +58,12 @@ pub(super) struct Place {
 pub(super) struct ElfNames<'a> {
     file: &'a File,
     /// What was split off of its debug information.
-    package: Option<&'a File>,
+    package: Option<Box<Self>>,
     /// The addresses of each section that is loaded.
     sections: Vec<Range<u64>>,
     has_debug_info: bool,
-    /// What its debug information takes in memory when it is unpacked.
-    unpacked_bytes: u64,
+    /// Whether some of that is packed.
+    is_packed: bool,
     symbol_table_bytes: u64,
 }
 
@@ -76,10 +71,8 @@ impl<'a> ElfNames<'a> {
     /// Reads the headers of a file; the error is why it can have no names.
     pub(super) fn open(file: &'a File, package: Option<&'a File>, detail: Detail) -> Result<Self, UnknownReason> {
         let mut names = Self::open_one(file, detail)?;
-        let is_sane = |package: &&File| {
-            ElfNames::open_one(package, detail).is_ok_and(|package| package.unpacked_bytes <= MAX_UNPACKED_BYTES)
-        };
-        names.package = package.filter(|_| detail == Detail::Lines).filter(is_sane);
+        let package = package.filter(|_| detail == Detail::Lines);
+        names.package = package.and_then(|package| Some(Box::new(Self::open_one(package, detail).ok()?)));
         Ok(names)
     }
 
@@ -92,7 +85,7 @@ impl<'a> ElfNames<'a> {
             package: None,
             sections: Vec::new(),
             has_debug_info: false,
-            unpacked_bytes: 0,
+            is_packed: false,
             symbol_table_bytes: 0,
         };
         for section in elf.sections() {
@@ -105,21 +98,13 @@ impl<'a> ElfNames<'a> {
             {
                 names.sections.push(section.address()..section.address().saturating_add(section.size()));
             } else if name == MINI_DEBUG_INFO.as_bytes() {
-                let range = section.file_range().unwrap_or_default();
-                let size =
-                    unpacked_bytes(Packed { file, at: range.0, end: range.0.saturating_add(range.1) }, Packing::Xz);
                 // Not even the dynamic symbols can be had without it being unpacked.
-                if size.is_none_or(|size| size > MAX_UNPACKED_BYTES) {
-                    return Err(UnknownReason::Damaged);
-                }
+                unpacked::mini_debug_info_bytes(file, &section).ok_or(UnknownReason::Damaged)?;
             } else if detail == Detail::Lines && name.starts_with(b".debug_") {
-                // How large it is unpacked is only known once it was unpacked.
-                names.has_debug_info |= name == b".debug_info";
-                let bytes = debug_section_bytes(file, &section).unwrap_or(u64::MAX);
-                names.unpacked_bytes = names.unpacked_bytes.saturating_add(bytes);
+                names.has_debug_info |= name.starts_with(b".debug_info");
+                names.is_packed |= unpacked::is_packed(&section);
             }
         }
-        names.has_debug_info &= names.unpacked_bytes <= MAX_UNPACKED_BYTES;
         Ok(names)
     }
 
@@ -139,32 +124,27 @@ impl<'a> ElfNames<'a> {
                 vec![Err(UnknownReason::Damaged); addresses.len()]
             });
         }
-        let path = self.path();
-        let has_lines = self.has_debug_info && detail == Detail::Lines;
         // What is damaged costs only itself: the package first, then all debug information.
-        let packaged = if has_lines { self.beside_package() } else { None };
-        let found =
-            packaged.ok_or(guard::Broken).and_then(|(_folder, path)| self.in_tables(&path, addresses, true, stopped));
-        found
-            .or_else(|guard::Broken| match has_lines {
-                true => self.in_tables(&path, addresses, true, stopped),
-                false => Err(guard::Broken),
-            })
-            .or_else(|guard::Broken| self.in_tables(&path, addresses, false, stopped))
+        let debug = self.debug_info().filter(|_| detail == Detail::Lines);
+        let with_lines = debug.as_ref().ok_or(guard::Broken).and_then(|debug| {
+            let package = self.package.as_ref().and_then(|package| package.debug_info());
+            let packaged = package.as_ref().and_then(|package| beside(debug, package)).ok_or(guard::Broken);
+            packaged
+                .and_then(|(_folder, path)| self.in_tables(&path, addresses, true, stopped))
+                .or_else(|guard::Broken| self.in_tables(&path(debug), addresses, true, stopped))
+        });
+        with_lines
+            .or_else(|guard::Broken| self.in_tables(&path(self.file), addresses, false, stopped))
             .unwrap_or_else(|guard::Broken| vec![Err(UnknownReason::Damaged); addresses.len()])
     }
 
-    fn path(&self) -> PathBuf {
-        path(self.file)
-    }
-
-    /// A folder where the package has the name by which blazesym finds it: the file's, with `.dwp` behind it.
-    fn beside_package(&self) -> Option<(TempDir, PathBuf)> {
-        let package = format!("/proc/self/fd/{}", self.package?.as_raw_fd());
-        let folder = tempfile::tempdir().ok()?;
-        let path = folder.path().join("file");
-        symlink(self.path(), &path).and_then(|()| symlink(package, folder.path().join("file.dwp"))).ok()?;
-        Some((folder, path))
+    /// The file with its debug information as it can be read in place; `None` if it has none, or too much.
+    fn debug_info(&self) -> Option<Readable<'a>> {
+        match (self.has_debug_info, self.is_packed) {
+            (false, _) => None,
+            (true, false) => Some(Readable::InPlace(self.file)),
+            (true, true) => unpacked::unpacked(self.file).map(Readable::Unpacked),
+        }
     }
 
     fn in_tables(
@@ -318,6 +298,31 @@ impl Table {
     }
 }
 
+/// A file that debug information is read from.
+enum Readable<'a> {
+    InPlace(&'a File),
+    Unpacked(File),
+}
+
+impl Deref for Readable<'_> {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        match self {
+            Self::InPlace(file) => file,
+            Self::Unpacked(file) => file,
+        }
+    }
+}
+
+/// A folder where a package has the name by which blazesym finds it: the file's, with `.dwp` behind it.
+fn beside(file: &File, package: &File) -> Option<(TempDir, PathBuf)> {
+    let folder = tempfile::tempdir().ok()?;
+    let place = folder.path().join("file");
+    symlink(path(file), &place).and_then(|()| symlink(path(package), folder.path().join("file.dwp"))).ok()?;
+    Some((folder, place))
+}
+
 fn path(file: &File) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
@@ -382,54 +387,4 @@ pub(super) fn parse<'a, R: ReadRef<'a>>(data: R) -> Option<ElfFile64<'a, LittleE
     // More than 65,279 sections are no program's, and would be read as a whole.
     let is_real = header.e_shoff(LittleEndian) == 0 || header.e_shnum(LittleEndian) != 0;
     is_real.then(|| ElfFile64::parse(data).ok())?
-}
-
-/// What a section of debug information takes in memory when it is unpacked; `None` if it cannot be.
-fn debug_section_bytes<'a>(
-    file: &File,
-    section: &object::read::elf::ElfSection64<'a, '_, LittleEndian, &'a ReadCache<&'a File>>,
-) -> Option<u64> {
-    let range = section.compressed_file_range().ok()?;
-    let packing = match range.format {
-        CompressionFormat::None => return Some(0),
-        CompressionFormat::Zlib => Packing::Zlib,
-        CompressionFormat::Zstandard => Packing::Zstd,
-        _ => return None,
-    };
-    let end = range.offset.checked_add(range.compressed_size)?;
-    // What it says is reserved before it is unpacked; what it is, is what it takes.
-    Some(range.uncompressed_size.max(unpacked_bytes(Packed { file, at: range.offset, end }, packing)?))
-}
-
-enum Packing {
-    Zlib,
-    Zstd,
-    Xz,
-}
-
-/// How much comes out of a packed part of a file, unpacked once and thrown away: a few kilobytes can become gigabytes.
-/// Counts no further than what is too much.
-fn unpacked_bytes(packed: Packed<'_>, packing: Packing) -> Option<u64> {
-    let count = |unpacked: &mut dyn Read| io::copy(&mut unpacked.take(MAX_UNPACKED_BYTES + 1), &mut io::sink()).ok();
-    match packing {
-        Packing::Zlib => count(&mut flate2::read::ZlibDecoder::new(packed)),
-        Packing::Zstd => count(&mut zstd::stream::read::Decoder::new(packed).ok()?),
-        Packing::Xz => count(&mut xz2::read::XzDecoder::new(packed)),
-    }
-}
-
-/// A part of a file.
-struct Packed<'a> {
-    file: &'a File,
-    at: u64,
-    end: u64,
-}
-
-impl Read for Packed<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let left = usize::try_from(self.end.saturating_sub(self.at)).unwrap_or(usize::MAX).min(buffer.len());
-        let count = self.file.read_at(&mut buffer[..left], self.at)?;
-        self.at += count as u64;
-        Ok(count)
-    }
 }

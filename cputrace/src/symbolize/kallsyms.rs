@@ -1,7 +1,8 @@
-//! Names of kernel addresses, from `/proc/kallsyms`: the kernel's own functions, its modules' and BPF programs.
+//! Names of kernel addresses: the kernel's own functions, its modules' and BPF programs.
 //!
-//! To read the list takes longer than all else that a window does: it is read as a whole, into 3 MB, and kept for the next
-//! window. No vmlinux is read: its debug information takes hundreds of megabytes.
+//! The kernel tells them one by one where it is asked by a program. Where it cannot be, they are in `/proc/kallsyms`: to read
+//! that takes longer than all else that a window does, so it is read as a whole, into 3 MB, and kept for the next window. No
+//! vmlinux is read: its debug information takes hundreds of megabytes.
 
 use std::io::{self, BufRead};
 use std::ops::Range;
@@ -11,6 +12,12 @@ use crate::model::UnknownReason;
 /// The list has no sizes: a symbol ends where the next one begins, but no function is longer than this. What lies
 /// farther behind one is memory that the list does not know, such as a module's that was unloaded since.
 const MAX_FUNCTION_BYTES: u64 = 1 << 20;
+
+/// The module that the list has eBPF programs in.
+pub(super) const BPF: &str = "bpf";
+
+/// Names of eBPF programs begin with this, and go on with a hash of their code.
+const EBPF_PROGRAM: &str = "bpf_prog_";
 
 /// A function of the kernel.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -24,6 +31,24 @@ pub(super) struct KernelFunction {
 }
 
 impl KernelFunction {
+    /// From what the kernel's `%pS` prints for an address: `NAME+0xOFFSET/0xSIZE [MODULE]`. `None` if it is nothing but the
+    /// address: no function is there.
+    pub(super) fn parse(text: &str, address: u64) -> Option<Self> {
+        let (place, module) = match text.split_once(' ') {
+            Some((place, module)) => (place, module.strip_prefix('[')?.strip_suffix(']')?),
+            None => (text, ""),
+        };
+        let (symbol, numbers) = place.rsplit_once('+')?;
+        let (offset, size) = numbers.split_once('/')?;
+        let number = |text: &str| u64::from_str_radix(text.strip_prefix("0x")?, 16).ok();
+        let (offset, size) = (number(offset)?, number(size)?.min(MAX_FUNCTION_BYTES));
+        let start = address.checked_sub(offset)?;
+        // The list says of eBPF programs what they are; here only their names do.
+        let module = if module.is_empty() && is_ebpf(symbol) { BPF } else { module };
+        let extent = start..start.saturating_add(size);
+        extent.contains(&address).then(|| Self { symbol: symbol.to_owned(), module: module.to_owned(), extent })
+    }
+
     /// The name as the kernel prints it in its own stack traces.
     pub(super) fn name(&self) -> String {
         let Self { symbol, module, extent: _ } = self;
@@ -95,6 +120,14 @@ impl KernelSymbols {
         let (symbol, module) = (text(name), text(rest.get(..module_bytes.into())?));
         extent.contains(&address).then_some(KernelFunction { symbol, module, extent })
     }
+}
+
+/// Whether a symbol is an eBPF program's, or the kernel's way to one: `bpf_prog_HASH_NAME`, `bpf_trampoline_NUMBER`.
+fn is_ebpf(symbol: &str) -> bool {
+    let hash = symbol.strip_prefix(EBPF_PROGRAM).and_then(|rest| rest.get(..16));
+    let number = symbol.strip_prefix("bpf_trampoline_");
+    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    hash.is_some_and(digits) || number.is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 fn read_line(kallsyms: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
@@ -169,6 +202,29 @@ nonsense
         check(0xffff_ffff_c020_1001, "nft_do_chain [nf_tables]");
         check(0xffff_ffff_c020_1801, "bpf_prog_6deef7357e7b4530_tick [bpf]");
         check(0xffff_ffff_c060_0000, "?");
+    }
+
+    /// What the kernel prints, and what it means for an address.
+    #[test]
+    fn reads_what_the_kernel_prints() {
+        let check = |text: &str, address: u64, expected: Option<(&str, Range<u64>)>| {
+            let found = KernelFunction::parse(text, address).map(|function| (function.name(), function.extent));
+            assert_eq!(found, expected.map(|(name, extent)| (name.to_owned(), extent)), "{text}");
+        };
+        check("vfs_read+0x1a/0x60", 0x101a, Some(("vfs_read", 0x1000..0x1060)));
+        check("nft_do_chain+0x0/0x20 [nf_tables]", 0x1000, Some(("nft_do_chain [nf_tables]", 0x1000..0x1020)));
+        check(
+            "bpf_prog_6deef7357e7b4530_tick+0x1/0x8",
+            0x1001,
+            Some(("bpf_prog_6deef7357e7b4530_tick [bpf]", 0x1000..0x1008)),
+        );
+        check("bpf_trampoline_6442523+0x1/0x8", 0x1001, Some(("bpf_trampoline_6442523 [bpf]", 0x1000..0x1008)));
+        check("bpf_prog_get_type_dev+0x1/0x8", 0x1001, Some(("bpf_prog_get_type_dev", 0x1000..0x1008)));
+        check("huge+0x0/0x4000000", 0x1000, Some(("huge", 0x1000..0x1000 + MAX_FUNCTION_BYTES)));
+        check("huge+0x3000000/0x4000000", 0x3001000, None);
+        for nothing in ["0xffffffffc0201000", "", "+0x/0x", "a+0x2000/0x3000", "a+0x0/0x0", "a+1/2", "a+0x0/0x9 b"] {
+            check(nothing, 0x1000, None);
+        }
     }
 
     /// With `kptr_restrict` all addresses are 0: that is the reason, whatever is asked for.

@@ -5,6 +5,7 @@
 //! the first address of the function that it lies in, where the file's unwind information tells. This module opens no
 //! file of a process: it is handed open ones.
 //! - [`elf`]: programs and libraries, through blazesym.
+//! - [`unpacked`]: what is packed in them.
 //! - [`stubs`]: what programs call libraries through.
 //! - [`kallsyms`]: the kernel.
 //! - [`perf_map`]: names that a JIT compiler keeps.
@@ -19,6 +20,7 @@ mod guard;
 mod kallsyms;
 mod perf_map;
 mod stubs;
+mod unpacked;
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -32,13 +34,10 @@ use std::time::{Duration, Instant};
 use crate::model::{ElfAddr, Function, Line, LocationId, MappingId, Profile, UnknownReason};
 use crate::unwind::functions::FunctionRanges;
 pub use cache::NameCache;
-use kallsyms::KernelSymbols;
+use kallsyms::{BPF, KernelFunction, KernelSymbols};
 
 /// For so long the kernel's list of symbols holds for what can come and go: modules and eBPF programs.
 const KERNEL_SYMBOLS_AGE: Duration = Duration::from_secs(60);
-
-/// The module that kallsyms has eBPF programs in.
-const BPF: &str = "bpf";
 
 /// What is read of a list of symbols at once.
 const READ_BYTES: usize = 64 << 10;
@@ -135,13 +134,37 @@ pub fn symbolize(
 }
 
 /// What is kept from one window to the next: to read it takes longer than all else that a window does.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Tables {
     files: elf::SymbolTables,
+    ask_kernel: Option<Box<AskKernel>>,
     kernel: Option<(Instant, Result<KernelSymbols, UnknownReason>)>,
 }
 
+/// Tells for each address what the kernel's `%pS` prints for it; `None` if it cannot.
+pub type AskKernel = dyn FnMut(&[u64]) -> Option<Vec<String>> + Send;
+
 impl Tables {
+    /// The kernel is asked for its names in this way; where it does not answer, they are looked up in `/proc/kallsyms`.
+    pub fn new(ask_kernel: Option<Box<AskKernel>>) -> Self {
+        Self { ask_kernel, ..Self::default() }
+    }
+
+    /// The kernel's functions at `locations`.
+    fn kernel_functions(
+        &mut self,
+        locations: &[(u64, LocationId)],
+    ) -> Result<Vec<Option<KernelFunction>>, UnknownReason> {
+        let addresses = addresses(locations);
+        let answers = self.ask_kernel.as_mut().and_then(|ask| ask(&addresses));
+        if let Some(answers) = answers.filter(|answers| answers.len() == addresses.len()) {
+            let parse = |(answer, address): (&String, _)| KernelFunction::parse(answer, address);
+            return Ok(answers.iter().zip(addresses).map(parse).collect());
+        }
+        let symbols = self.kernel_symbols(locations)?;
+        Ok(addresses.into_iter().map(|address| symbols.find(address)).collect())
+    }
+
     /// The kernel's symbols, read anew if they may have changed for one of `locations`.
     fn kernel_symbols(&mut self, locations: &[(u64, LocationId)]) -> Result<&KernelSymbols, UnknownReason> {
         let is_own =
@@ -263,13 +286,12 @@ fn symbolize_kernel(
     locations: &[(u64, LocationId)],
     Wanted { tables, extents, .. }: &mut Wanted<'_>,
 ) {
-    let symbols = match tables.kernel_symbols(locations) {
-        Ok(symbols) => symbols,
+    let functions = match tables.kernel_functions(locations) {
+        Ok(functions) => functions,
         Err(reason) => return set_all(profile, locations, reason),
     };
-    for (address, id) in locations {
-        let function = symbols.find(*address).ok_or(UnknownReason::NotInSymbolTable);
-        let lines = function.map(|function| {
+    for ((_, id), function) in locations.iter().zip(functions) {
+        let lines = function.ok_or(UnknownReason::NotInSymbolTable).map(|function| {
             let line = line(profile, &function.name(), &function.symbol, "", 0);
             // Another eBPF program can lie there soon.
             if function.module != BPF {

@@ -10,7 +10,7 @@ use cputrace_common::stat::Stats;
 use super::{Sampler, Scope, Ticks, TierError, online_cpus};
 use crate::collect::threads::ThreadTimes;
 use crate::collect::{Batch, perf::PerfRings, ring};
-use crate::ebpf::{Config, EbpfError, EventHook, Filter, Object, WaitHook};
+use crate::ebpf::{Config, EbpfError, EventHook, Filter, KernelNames, Object, WaitHook};
 use crate::model::{Clock, LossReason, ProgramCost, SchedulerLedger, StackCounters, ThreadTime, Tier};
 use crate::source::counters::CpuCounters;
 use crate::source::event::EventClock;
@@ -120,6 +120,10 @@ impl Sampler for EbpfSampler {
 
     fn unwinding(&self) -> Option<UnwindStats> {
         Some(self.unwinder.stats())
+    }
+
+    fn take_kernel_names(&mut self) -> Option<KernelNames> {
+        self.object.take_kernel_names()
     }
 
     fn unwinding_notes(&self) -> Vec<String> {

@@ -13,7 +13,7 @@ use std::io;
 use std::time::Duration;
 
 use crate::collect::Batch;
-use crate::ebpf::{EbpfError, EventHook, Filter, WaitHook, Waits};
+use crate::ebpf::{EbpfError, EventHook, Filter, KernelNames, WaitHook, Waits};
 use crate::model::{Clock, LossReason, ProgramCost, SchedulerLedger, StackCounters, ThreadTime, Tier};
 use crate::process::own;
 use crate::source::counters::CpuCounters;
@@ -142,6 +142,10 @@ pub trait Sampler {
     fn prepare(&mut self, _pids: &[u32]) {}
     /// What was done for the unwinding of stacks; `None` where that is the kernel's.
     fn unwinding(&self) -> Option<UnwindStats> {
+        None
+    }
+    /// What tells names of kernel addresses, for whoever asks first; `None` where nothing does but `/proc/kallsyms`.
+    fn take_kernel_names(&mut self) -> Option<KernelNames> {
         None
     }
     /// What is wrong with files whose code is unwound, in sentences.
