@@ -117,12 +117,9 @@ impl<'a> ElfNames<'a> {
         stopped: &dyn Fn() -> bool,
     ) -> Vec<Found> {
         if detail == Detail::Functions
-            && let Some(table) = tables.of(self)
+            && let Some(found) = tables.look_up(self, addresses)
         {
-            return table.look_up(self, addresses).unwrap_or_else(|guard::Broken| {
-                tables.0.pop();
-                vec![Err(UnknownReason::Damaged); addresses.len()]
-            });
+            return found;
         }
         // What is damaged costs only itself: the package first, then all debug information.
         let debug = self.debug_info().filter(|_| detail == Detail::Lines);
@@ -242,41 +239,39 @@ struct Table {
 }
 
 impl SymbolTables {
-    /// A window is over: what was not asked for long goes, and of the others the pages, which the kernel has at hand if they are
-    /// asked again.
+    /// The functions at `addresses` of a file whose table is one to keep.
+    fn look_up(&mut self, names: &ElfNames<'_>, addresses: &[u64]) -> Option<Vec<Found>> {
+        let (table, is_new) = self.of(names)?;
+        let (key, found) = (table.key, table.look_up(names, addresses));
+        if is_new {
+            // It was read as a whole, to be sorted.
+            give_back(&[key]);
+        }
+        Some(found.unwrap_or_else(|guard::Broken| {
+            self.0.pop();
+            vec![Err(UnknownReason::Damaged); addresses.len()]
+        }))
+    }
+
+    /// A window is over: what was not asked for long goes, and of the others the pages.
     pub(super) fn rest(&mut self) {
         self.0.iter_mut().for_each(|table| table.unused += 1);
         self.0.retain(|table| table.unused <= KEPT_WINDOWS);
         let asked: Vec<_> = self.0.iter().filter(|table| table.unused == 1).map(|table| table.key).collect();
-        if asked.is_empty() {
-            return;
-        }
-        let maps = procfs::process::Process::myself().and_then(|process| process.maps());
-        for map in maps.into_iter().flatten() {
-            let (start, end) = map.address;
-            // All of the file in one piece: nobody but a reader maps it so.
-            let is_readers = |key: &FileKey| {
-                map.inode == key.inode
-                    && map.offset == 0
-                    && end - start >= key.size
-                    && map.perms == MMPermissions::READ | MMPermissions::PRIVATE
-            };
-            if !asked.iter().any(is_readers) {
-                continue;
-            }
-            // SAFETY: a reader's mapping of a file is never written to, so that its pages can be had again.
-            unsafe { libc::madvise(start as *mut libc::c_void, (end - start) as usize, libc::MADV_DONTNEED) };
+        if !asked.is_empty() {
+            give_back(&asked);
         }
     }
 
-    /// That of a file, the last one from then on, if it is one to keep.
-    fn of(&mut self, names: &ElfNames<'_>) -> Option<&Table> {
+    /// That of a file, the last one from then on, if it is one to keep; and whether it was not there.
+    fn of(&mut self, names: &ElfNames<'_>) -> Option<(&Table, bool)> {
         let bytes = names.symbol_table_bytes;
         if !(MIN_KEPT_BYTES..=MAX_KEPT_BYTES).contains(&bytes) {
             return None;
         }
         let key = FileKey::of(names.file).ok()?;
-        let table = match self.0.iter().position(|table| table.key == key) {
+        let place = self.0.iter().position(|table| table.key == key);
+        let table = match place {
             Some(place) => Table { unused: 0, ..self.0.remove(place) },
             None => Table { key, bytes, file: names.file.try_clone().ok()?, symbolizer: symbolizer(), unused: 0 },
         };
@@ -284,7 +279,27 @@ impl SymbolTables {
             self.0.remove(0);
         }
         self.0.push(table);
-        self.0.last()
+        Some((self.0.last()?, place.is_none()))
+    }
+}
+
+/// Gives back the pages of files whose tables are kept: the kernel has them at hand if they are asked again.
+fn give_back(files: &[FileKey]) {
+    let maps = procfs::process::Process::myself().and_then(|process| process.maps());
+    for map in maps.into_iter().flatten() {
+        let (start, end) = map.address;
+        // All of the file in one piece: nobody but a reader maps it so.
+        let is_readers = |key: &FileKey| {
+            map.inode == key.inode
+                && map.offset == 0
+                && end - start >= key.size
+                && map.perms == MMPermissions::READ | MMPermissions::PRIVATE
+        };
+        if !files.iter().any(is_readers) {
+            continue;
+        }
+        // SAFETY: a reader's mapping of a file is never written to, so that its pages can be had again.
+        unsafe { libc::madvise(start as *mut libc::c_void, (end - start) as usize, libc::MADV_DONTNEED) };
     }
 }
 
