@@ -7,6 +7,7 @@ mod prometheus;
 mod pyroscope;
 #[path = "../support/mod.rs"]
 mod support;
+mod upload;
 #[path = "../support/windows.rs"]
 mod windows;
 
