@@ -84,7 +84,7 @@ fn windows_follow_each_other() {
                 sender.send(Stop).unwrap();
             }
         },
-        &|_| {},
+        &|look| look.limit,
         &stop,
     );
     assert_eq!(end, EndReason::Stopped);
@@ -236,12 +236,23 @@ fn a_server_from_start_to_end() {
     let reload = || signal(&serving.child, "HUP");
     fs::write(
         &file,
-        "[web]\nlisten = '127.0.0.1:1'\nenable_lifecycle = true\n[groups]\nmax = 3\n[store]\nsize = '7MB'\n",
+        "[web]\nlisten = '127.0.0.1:1'\nenable_lifecycle = true\n[sampling]\nmax_overhead = '7%'\n[groups]\nmax = 3\n\
+         [store]\nsize = '7MB'\n",
     )
     .unwrap();
     reload();
     let said = serving.says("read again");
-    assert!(said.contains("changed: groups.max, store.size; changed, but only after a restart: web.listen"), "{said}");
+    let expected =
+        "changed: sampling.max_overhead, groups.max, store.size; changed, but only after a restart: web.listen";
+    assert!(said.contains(expected), "{said}");
+    let allowed =
+        || serde_json::from_str::<Value>(&get("/api/status")).unwrap()["max_overhead"].as_f64().unwrap_or(0.01);
+    let changed = Instant::now();
+    // The governor looks once a second.
+    while allowed() != 0.07 {
+        assert!(changed.elapsed() < Duration::from_secs(20), "{} allowed", allowed());
+        thread::sleep(Duration::from_millis(200));
+    }
     let limit = |metrics: &str| {
         let line = metrics.lines().find(|line| line.starts_with("cputrace_store_limit_bytes ")).unwrap();
         line.split(' ').nth(1).unwrap().parse::<f64>().unwrap()
@@ -373,6 +384,7 @@ fn the_governor_steps_down_and_back() {
         if is_back || started.elapsed() > Duration::from_secs(90) {
             let _ = sender.send(Stop);
         }
+        options.max_overhead
     };
     let mut windows: Vec<Recording> = Vec::new();
     let length = Duration::from_secs(1);

@@ -51,7 +51,7 @@ settings! {
         /// Length of a window: seconds, or with a unit
         window: Time = Time(Duration::from_secs(10)), "window" "TIME", Restart;
         /// What cputrace may take of the CPU time of all CPUs: over it, less is sampled; off: whatever it takes
-        max_overhead: Share = Share(Some(0.01)), "max-overhead" "PERCENT", Restart;
+        max_overhead: Share = Share(Some(0.01)), "max-overhead" "PERCENT", Reload;
         /// Sample in this way only: ebpf, perf_event or proc, instead of the best that is allowed
         tier: WantedTier = WantedTier(None), "tier" "TIER", Restart;
         /// Kernel memory that unwind tables may take: megabytes, or with a unit

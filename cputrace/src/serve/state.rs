@@ -66,6 +66,8 @@ pub struct State {
     /// Where windows, traces and events are.
     pub store: Store,
     retention: Mutex<Retention>,
+    /// What may be taken of the host's CPU time.
+    max_overhead: Mutex<Option<f64>>,
     unwind_kb: u64,
     window: Duration,
     /// This host's name, where only this host can ask.
@@ -127,6 +129,7 @@ impl State {
             is_ready: AtomicBool::new(false),
             store,
             retention: Mutex::new(settings.retention),
+            max_overhead: Mutex::new(settings.session.max_overhead),
             unwind_kb: settings.session.unwind_kb,
             window: settings.window,
             local_name: settings.web.listen.ip().is_loopback().then(|| host::host().hostname),
@@ -225,6 +228,7 @@ impl State {
     pub fn take_up(&self, settings: &Settings) -> Result<(), RuleError> {
         self.sums().groups.set_rules(&settings.groups)?;
         *locked(&self.retention) = settings.retention;
+        *locked(&self.max_overhead) = settings.session.max_overhead;
         Ok(())
     }
 
@@ -252,8 +256,9 @@ impl State {
         }
     }
 
-    /// Takes what the last second cost; steps of the governor are stored with the next window.
-    pub fn add_look(&self, look: &Look) {
+    /// Takes what the last second cost; steps of the governor are stored with the next window. Returns what may be taken of the
+    /// host's CPU time from now on.
+    pub fn add_look(&self, look: &Look) -> Option<f64> {
         let before = {
             let overhead = &mut *self.lock_overhead();
             let before = overhead.sums.last().map(|look| look.frequency_hz);
@@ -261,9 +266,14 @@ impl State {
             overhead.steps.extend(look.decision.map(|_| *look));
             before
         };
-        let (Some(decision), Some(limit)) = (look.decision, look.limit) else { return };
+        if let (Some(decision), Some(limit)) = (look.decision, look.limit) {
+            self.say_step(look, decision, limit, before.unwrap_or(look.frequency_hz));
+        }
+        *locked(&self.max_overhead)
+    }
+
+    fn say_step(&self, look: &Look, decision: Decision, limit: f64, before: f64) {
         let (share, limit, hz) = (100.0 * look.window_share, 100.0 * limit, look.frequency_hz);
-        let before = before.unwrap_or(hz);
         (self.say)(&match decision {
             Decision::Lower => format!(
                 "the overhead is over its limit ({share:.2} % of the host's CPU time in a window, {limit:.2} % allowed): sampling at \

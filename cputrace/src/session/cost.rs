@@ -78,9 +78,15 @@ pub(super) struct Watchman {
 impl Watchman {
     pub(super) fn new(options: &Options, window: Duration, sampler: &mut dyn Sampler) -> Self {
         // Only there can the rate be changed.
-        let limit = options.max_overhead.filter(|_| sampler.tier() == Tier::Ebpf);
-        let governor = limit.map(|limit| Governor::new(limit, window, options.frequency.max(1).ilog2()));
+        let is_governed = sampler.tier() == Tier::Ebpf;
+        let max_level = options.frequency.max(1).ilog2();
+        let governor = is_governed.then(|| Governor::new(limit(options.max_overhead), window, max_level));
         Self { governor, cpus: f64::from(host::online_cpus()), at: Instant::now(), before: Cost::so_far(sampler) }
+    }
+
+    /// What may be taken from now on; `None`: nothing is held back.
+    pub(super) fn set_limit(&mut self, max_overhead: Option<f64>) {
+        self.governor.iter_mut().for_each(|governor| governor.set_limit(limit(max_overhead)));
     }
 
     fn look(&mut self, sampler: &mut dyn Sampler) -> (Look, u32) {
@@ -90,11 +96,15 @@ impl Watchman {
         (self.at, self.before) = (now, so_far);
         let share = cost.total().as_secs_f64() / (elapsed.as_secs_f64() * self.cpus).max(1e-6);
         let decision = self.governor.as_mut().and_then(|governor| governor.look(elapsed, share));
-        let limit = self.governor.as_ref().map(Governor::limit);
+        let limit = self.governor.as_ref().map(Governor::limit).filter(|limit| limit.is_finite());
         let window_share = self.governor.as_ref().map_or(share, Governor::mean);
         let look = Look { at: SystemTime::now(), cost, share, window_share, limit, frequency_hz: 0.0, decision };
         (look, self.governor.as_ref().map_or(0, Governor::level))
     }
+}
+
+fn limit(max_overhead: Option<f64>) -> f64 {
+    max_overhead.unwrap_or(f64::INFINITY)
 }
 
 /// The sampling frequency over a window.

@@ -88,6 +88,13 @@ impl Governor {
         self.limit
     }
 
+    /// Nothing may cost more than this share from now on.
+    pub fn set_limit(&mut self, limit: f64) {
+        if limit != self.limit {
+            (self.limit, self.is_exhausted) = (limit, false);
+        }
+    }
+
     /// What was looked at for the last decision, as a share of the host's CPU time in a span.
     pub fn mean(&self) -> f64 {
         self.mean

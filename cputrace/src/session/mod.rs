@@ -190,7 +190,7 @@ impl<'a> Watch<'a> {
 
     /// Calls `on_window` with what each window of this length brought, until the caller sends [`Stop`], the targets are
     /// gone or the time is over; the last window may be shorter. A second [`Stop`] gives up on names. `on_look` is told each
-    /// second what it costs, and must not take long: the collection waits for it.
+    /// second what it costs, and tells what it may cost from then on; it must not take long: the collection waits for it.
     ///
     /// Names are looked up, and `on_window` is called, in a thread of their own: neither holds up the collection. If they
     /// take longer than a window, the next window gets longer; none is left out.
@@ -198,7 +198,7 @@ impl<'a> Watch<'a> {
         self,
         window: Duration,
         on_window: &mut (dyn FnMut(Recording) + Send),
-        on_look: &dyn Fn(&Look),
+        on_look: &dyn Fn(&Look) -> Option<f64>,
         stop: &Receiver<Stop>,
     ) -> EndReason {
         let Self { mut session, mut finisher, priority: _priority } = self;

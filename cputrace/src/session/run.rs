@@ -58,7 +58,7 @@ pub(super) struct Windows<'a> {
     /// Takes a window that has ended.
     pub(super) hand_over: &'a dyn Fn(Closed),
     /// Is told each second what it costs.
-    pub(super) on_look: &'a dyn Fn(&Look),
+    pub(super) on_look: &'a dyn Fn(&Look) -> Option<f64>,
 }
 
 /// A session that is attached.
@@ -242,7 +242,8 @@ impl<'a> Session<'a> {
             if let (Some(windows), Some((due, watchman))) = (&windows, &mut cost)
                 && due.is_due(now)
             {
-                (windows.on_look)(&self.look_at_cost(watchman));
+                let allowed = (windows.on_look)(&self.look_at_cost(watchman));
+                watchman.set_limit(allowed);
             }
             if let (Some(windows), Some(window)) = (&windows, &mut window)
                 && window.is_due(now)

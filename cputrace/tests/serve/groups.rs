@@ -58,7 +58,7 @@ impl Watched {
                         watched.groups.lock().unwrap().add(&window);
                         watched.windows.fetch_add(1, Ordering::Relaxed);
                     },
-                    &|_| {},
+                    &|look| look.limit,
                     &stop,
                 )
             });
