@@ -47,7 +47,10 @@ impl Prometheus {
     /// `None` if it has ended.
     fn listens(mut self) -> Option<Self> {
         let started = Instant::now();
-        while agent().get(format!("{}/-/ready", self.url)).call().is_err() && started.elapsed() < PATIENCE {
+        // As it starts it answers that it is not ready.
+        let is_ready =
+            |url: &str| agent().get(format!("{url}/-/ready")).call().is_ok_and(|answer| answer.status() == 200);
+        while !is_ready(&self.url) && started.elapsed() < PATIENCE {
             if self.running.0.try_wait().unwrap().is_some() {
                 return None;
             }
