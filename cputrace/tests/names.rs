@@ -295,6 +295,23 @@ fn packed_debug_information_has_a_bound() {
     assert!(peak_rss_kb() < before + 100_000, "from {before} to {} kB", peak_rss_kb());
 }
 
+/// Memory that this process's mappings of a file take; `None` if there are none.
+fn resident_kb(file: &Path) -> Option<u64> {
+    let maps = fs::read_to_string("/proc/self/smaps").unwrap();
+    let (mut is_wanted, mut sum) = (false, None);
+    for line in maps.lines() {
+        if let Some(rest) = line.strip_prefix("Rss:") {
+            let kb: u64 = rest.trim().trim_end_matches(" kB").parse().unwrap();
+            sum = if is_wanted { Some(sum.unwrap_or(0) + kb) } else { sum };
+        } else if line.contains('/') {
+            is_wanted = line.ends_with(file.to_str().unwrap());
+        } else if line.contains('-') {
+            is_wanted = false;
+        }
+    }
+    sum
+}
+
 fn peak_rss_kb() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
@@ -511,7 +528,10 @@ fn large_symbol_tables_are_kept() {
     let is = |prefix: &str| [7, 30_007].map(|number| (format!("{prefix}{number}"), None));
     let address = write("one_");
     assert_eq!(named(address), is("one_"));
+    // It stays mapped, and takes no memory between two windows.
+    assert_eq!(resident_kb(&library), Some(0));
     assert_eq!(named(address), is("one_"));
+    assert_eq!(resident_kb(&library), Some(0));
     assert_eq!(named(write("two_")), is("two_"));
     let cut = File::options().write(true).open(&library).unwrap();
     let length = cut.metadata().unwrap().len();

@@ -293,7 +293,7 @@ fn give_back(files: &[FileKey]) {
             map.inode == key.inode
                 && map.offset == 0
                 && end - start >= key.size
-                && map.perms == MMPermissions::READ | MMPermissions::PRIVATE
+                && !map.perms.contains(MMPermissions::WRITE)
         };
         if !files.iter().any(is_readers) {
             continue;
