@@ -7,6 +7,7 @@ mod counter_maps;
 mod kernel_names;
 mod offsets;
 mod sched_maps;
+mod scheduler;
 mod unwind_maps;
 
 use std::collections::BTreeMap;
@@ -14,8 +15,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf};
-use aya::programs::{BtfTracePoint, FExit, Iter, PerfEvent, Program, ProgramError, RawTracePoint, TracePoint};
-use aya::{Btf, Ebpf, EbpfLoader, Endianness};
+use aya::programs::{Iter, PerfEvent, Program, ProgramError, RawTracePoint, TracePoint};
+use aya::{Ebpf, EbpfLoader};
 use cputrace_common::config::filter;
 pub use cputrace_common::counter::MAX_COUNTERS;
 use cputrace_common::pace::{MOST_STACKS, Pace};
@@ -41,9 +42,6 @@ const ON_EVENT: &str = "on_event";
 
 /// The program that samples a tracepoint.
 const AT_TRACEPOINT: &str = "at_tracepoint";
-
-/// The tracepoint at a switch's end: Linux 6.15.
-const SCHED_EXIT: &str = "sched_exit_tp";
 
 /// What the kernel's side keeps of a CPU's last tick, in words of its own.
 type LastTick = [u64; 4];
@@ -249,7 +247,7 @@ impl Object {
         let TaskOffsets { tgid, sum_exec_runtime, nr_migrations, stack } = offsets.unwrap_or_default();
         let off_cpu_min_ns = config.waits.map_or(0, |waits| (waits.min.as_nanos() as u64).max(1));
         let interrupts = config.waits.filter(|waits| waits.wakers).and_then(|_| interrupts()).unwrap_or_default();
-        let exits_are_seen = types.as_ref().is_ok_and(|types| types.tracepoint_parameters(SCHED_EXIT).is_some());
+        let exits_are_seen = types.as_ref().is_ok_and(scheduler::exits_are_seen);
         let mut ebpf = EbpfLoader::new()
             .btf(None)
             .override_global("FILTER", &mode, true)
@@ -324,25 +322,11 @@ impl Object {
         let ring = take_map(&mut ebpf, "SAMPLES")?;
         let counters = if counters > 0 { Some(CounterMaps::take(&mut ebpf)?) } else { None };
         let unwind = Some(UnwindMaps::take(&mut ebpf)?);
-        let (mut sched, mut wait_hook) = (None, None);
-        if let (Ok(types), true) = (&types, accounts) {
-            let hooks = types.hooks(&HOOKS);
-            let hooks = Btf::parse(&hooks, Endianness::default());
-            let hooks = hooks.map_err(|error| EbpfError::Program { program: "sched_switch", source: error.into() })?;
-            let mut or_note = |what: &str, attached: Result<(), EbpfError>| {
-                attached.inspect_err(|error| notes.push(format!("{what}: {error}"))).is_ok()
-            };
-            if or_note("the threads' time is not accounted", attach_scheduler(&mut ebpf, &hooks)) {
-                if let Some(waits) = config.waits {
-                    let attached = attach_waits(&mut ebpf, &hooks, exits_are_seen).map(|hook| wait_hook = Some(hook));
-                    if or_note("waits have no stacks", attached) && waits.wakers {
-                        or_note("who ends waits is not known", attach_wakers(&mut ebpf, &hooks));
-                    }
-                }
-                // Last: programs cannot be loaded any more once their maps are taken.
-                sched = Some(SchedMaps::take(&mut ebpf, places)?);
-            }
-        }
+        let attached = types.as_ref().ok().filter(|_| accounts);
+        let attached = attached.and_then(|types| scheduler::attach(&mut ebpf, types, config.waits, &mut notes));
+        // Last: programs cannot be loaded any more once their maps are taken.
+        let sched = if attached.is_some() { Some(SchedMaps::take(&mut ebpf, places)?) } else { None };
+        let wait_hook = attached.and_then(|attached| attached.wait_hook);
         // After the switches: what was born before they are seen and has ended by then would be taken for alive.
         for (name, hook) in task_programs {
             let program: &mut RawTracePoint = typed(&mut ebpf, name)?;
@@ -506,45 +490,6 @@ impl Object {
         };
         RunTimeRow::ALL.iter().filter_map(cost).collect()
     }
-}
-
-/// The kernel's types that the scheduler's programs are attached by.
-const HOOKS: [&str; 5] =
-    ["btf_trace_sched_switch", "bpf_iter_task", "btf_trace_sched_exit_tp", "schedule", "btf_trace_sched_waking"];
-
-/// The programs that account the threads' time.
-fn attach_scheduler(ebpf: &mut Ebpf, hooks: &Btf) -> Result<(), EbpfError> {
-    let refused = |program| move |source| EbpfError::Program { program, source };
-    for name in ["seed_threads", "look_at_threads"] {
-        let program: &mut Iter = typed(ebpf, name)?;
-        program.load("task", hooks).map_err(refused(name))?;
-    }
-    let switches: &mut BtfTracePoint = typed(ebpf, "sched_switch")?;
-    let attached = switches.load("sched_switch", hooks).and_then(|()| switches.attach());
-    attached.map(drop).map_err(refused("sched_switch"))
-}
-
-/// The program that sends waits with their stacks.
-fn attach_waits(ebpf: &mut Ebpf, hooks: &Btf, exits_are_seen: bool) -> Result<WaitHook, EbpfError> {
-    let refused = |program| move |source| EbpfError::Program { program, source };
-    Ok(if exits_are_seen {
-        let exits: &mut BtfTracePoint = typed(ebpf, "sched_exit")?;
-        let attached = exits.load(SCHED_EXIT, hooks).and_then(|()| exits.attach());
-        attached.map(drop).map_err(refused("sched_exit"))?;
-        WaitHook::SchedExit
-    } else {
-        let returns: &mut FExit = typed(ebpf, "schedule_returns")?;
-        let attached = returns.load("schedule", hooks).and_then(|()| returns.attach());
-        attached.map(drop).map_err(refused("schedule_returns"))?;
-        WaitHook::ScheduleReturns
-    })
-}
-
-/// The program that sends who ends a wait, with the stack of that.
-fn attach_wakers(ebpf: &mut Ebpf, hooks: &Btf) -> Result<(), EbpfError> {
-    let wakes: &mut BtfTracePoint = typed(ebpf, "sched_waking")?;
-    let attached = wakes.load("sched_waking", hooks).and_then(|()| wakes.attach());
-    attached.map(drop).map_err(|source| EbpfError::Program { program: "sched_waking", source })
 }
 
 /// Places of the table of threads: for eight times as many as there are on the whole host, for targets a fixed number

@@ -15,6 +15,9 @@ use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use super::support::require;
 use super::{Answer, Server, answer};
 
+/// What a web-config file says of the certificate.
+const TLS: &str = "tls_server_config:\n  cert_file: cert.pem\n  key_file: key.pem\n";
+
 /// A server by a web-config file, and what it says of that.
 pub(crate) struct Guarded {
     pub(crate) server: Server,
@@ -31,6 +34,14 @@ impl Guarded {
         let say = move |line: &str| says.lock().unwrap().push(line.to_owned());
         let web = WebConfig::open(Some(&path), true, Arc::new(say)).unwrap();
         Self { server: Server::guarded(0, Limits::default(), web), directory, said }
+    }
+
+    /// The same over TLS, with a certificate of its own: `cert.pem`; `file` is the rest of the web-config file, beginning with what is
+    /// about TLS.
+    pub(crate) fn over_tls(file: &str) -> Self {
+        let directory = TempDir::new().unwrap();
+        certificate(directory.path());
+        Self::start(directory, &format!("{TLS}{file}"))
     }
 
     /// Changes the file, and waits until something is said of it.
@@ -100,7 +111,7 @@ fn users_and_headers() {
 }
 
 /// Makes a certificate of `127.0.0.1` with its key.
-pub(crate) fn certificate(directory: &Path) {
+fn certificate(directory: &Path) {
     let made = Command::new("openssl")
         .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"])
         .args(["-subj", "/CN=cputrace", "-addext", "subjectAltName=IP:127.0.0.1"])
@@ -118,10 +129,8 @@ fn tls() {
     if !require("openssl") {
         return;
     }
-    let directory = TempDir::new().unwrap();
-    certificate(directory.path());
-    let tls = "tls_server_config:\n  cert_file: cert.pem\n  key_file: key.pem\n  min_version: TLS13\n";
-    let guarded = Guarded::start(directory, &format!("{tls}{}", users(&[("ann", "x")])));
+    let version = "  min_version: TLS13\n";
+    let guarded = Guarded::over_tls(&format!("{version}{}", users(&[("ann", "x")])));
     let get = || {
         let pem = fs::read(guarded.directory.path().join("cert.pem")).unwrap();
         let roots = RootCerts::Specific(Arc::new(vec![Certificate::from_pem(&pem).unwrap()]));
@@ -142,8 +151,11 @@ fn tls() {
         thread::sleep(Duration::from_millis(100));
     }
     let path = guarded.directory.path().join("web.yaml");
-    fs::write(&path, format!("{tls}  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: cert.pem\n"))
-        .unwrap();
+    fs::write(
+        &path,
+        format!("{TLS}{version}  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: cert.pem\n"),
+    )
+    .unwrap();
     let start = Instant::now();
     while get().is_ok() {
         assert!(start.elapsed() < Duration::from_secs(60));

@@ -167,10 +167,7 @@ fn prometheus_scrapes_it_over_tls() {
     if !(require("prometheus") && require("openssl")) {
         return;
     }
-    let directory = tempfile::tempdir().unwrap();
-    guard::certificate(directory.path());
-    let tls = "tls_server_config:\n  cert_file: cert.pem\n  key_file: key.pem\n";
-    let guarded = guard::Guarded::start(directory, &format!("{tls}{}", guard::users(&[("ann", "secret")])));
+    let guarded = guard::Guarded::over_tls(&guard::users(&[("ann", "secret")]));
     let authority = guarded.directory.path().join("cert.pem");
     for (password, is_up) in [("secret", "1"), ("other", "0")] {
         let scrape = format!(

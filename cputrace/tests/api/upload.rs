@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
 
-use super::guard::{Guarded, certificate, users};
+use super::guard::{Guarded, users};
 use super::support::lab::{CPUTRACE, stderr};
 use super::support::require;
 use super::{Server, answer};
@@ -59,10 +59,7 @@ fn to_a_guarded_server() {
     if !require("openssl") {
         return;
     }
-    let directory = TempDir::new().unwrap();
-    certificate(directory.path());
-    let tls = "tls_server_config:\n  cert_file: cert.pem\n  key_file: key.pem\n";
-    let guarded = Guarded::start(directory, &format!("{tls}{}", users(&[("ann", "se:cret@")])));
+    let guarded = Guarded::over_tls(&users(&[("ann", "se:cret@")]));
     let at = |name: &str| guarded.directory.path().join(name);
     let (file, password, ca) = (at("stacks.folded"), at("password"), at("cert.pem"));
     fs::write(&file, "app;main;work 5\n").unwrap();
