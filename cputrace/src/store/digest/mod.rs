@@ -137,6 +137,31 @@ pub struct Digest {
     sums: Sums,
 }
 
+/// What has been taken over of another digest, by its rows there: only what is used is, and each once.
+struct Taken {
+    strings: Vec<Option<u32>>,
+    mappings: Vec<Option<u32>>,
+    frames: Vec<Option<u32>>,
+    members: Vec<Option<u32>>,
+    /// As sums have them: 0 is none.
+    nodes: Vec<Option<u32>>,
+}
+
+impl Taken {
+    fn new(other: &Digest) -> Self {
+        let nothing = |rows: usize| vec![None; rows];
+        let mut nodes = nothing(other.nodes.rows.len() + 1);
+        nodes[0] = Some(0);
+        Self {
+            strings: nothing(other.strings.len()),
+            mappings: nothing(other.mappings.rows.len()),
+            frames: nothing(other.frames.rows.len()),
+            members: nothing(other.members.rows.len()),
+            nodes,
+        }
+    }
+}
+
 impl Digest {
     /// Of nothing.
     pub fn new() -> Self {
@@ -264,17 +289,12 @@ impl Digest {
                 sources.iter().map(|source| keep(source, &member)).collect()
             })
             .collect();
-        // Only what is used is taken over, each once.
-        let mut strings = vec![None; other.strings.len()];
-        let mut members = vec![None; other.members.rows.len()];
-        let mut nodes = vec![None; other.nodes.rows.len() + 1];
-        let mut frames = vec![None; other.frames.rows.len()];
-        nodes[0] = Some(0);
+        let mut taken = Taken::new(other);
         let source_ids: Vec<u32> = other
             .sources
             .iter()
             .map(|&row| {
-                let name = self.take_string(other, &mut strings, row.name);
+                let name = self.take_string(other, &mut taken, row.name);
                 self.source(SourceRow { name, ..row })
             })
             .collect();
@@ -283,44 +303,36 @@ impl Digest {
             if !kept[member as usize][source as usize] {
                 continue;
             }
-            let member = match members[member as usize] {
-                Some(id) => id,
-                None => {
-                    let id = self.take_member(other, &mut strings, other.members.rows[member as usize], detail);
-                    *members[member as usize].insert(id)
-                }
-            };
+            let member = self.take_member(other, &mut taken, member, detail);
             // From the first ancestor that is there down to the node.
             let mut next = node;
-            while nodes[next as usize].is_none() {
+            while taken.nodes[next as usize].is_none() {
                 path.push(next);
                 next = other.nodes.rows[next as usize - 1].0;
             }
             for node in path.drain(..).rev() {
                 let (parent, frame) = other.nodes.rows[node as usize - 1];
-                let frame = match frames[frame as usize] {
-                    Some(id) => id,
-                    None => {
-                        let id = self.take_frame(other, &mut strings, other.frames.rows[frame as usize]);
-                        *frames[frame as usize].insert(id)
-                    }
-                };
-                let parent = nodes[parent as usize].unwrap_or_default();
-                nodes[node as usize] = Some(self.nodes.id((parent, frame)) + 1);
+                let frame = self.take_frame(other, &mut taken, frame);
+                let parent = taken.nodes[parent as usize].unwrap_or_default();
+                taken.nodes[node as usize] = Some(self.nodes.id((parent, frame)) + 1);
             }
-            let node = nodes[node as usize].unwrap_or_default();
+            let node = taken.nodes[node as usize].unwrap_or_default();
             self.sums.add((source_ids[source as usize], member, node), sum);
         }
     }
 
-    fn take_string(&mut self, other: &Self, taken: &mut [Option<u32>], id: u32) -> u32 {
-        *taken[id as usize].get_or_insert_with(|| self.string(other.text(id)))
+    fn take_string(&mut self, other: &Self, taken: &mut Taken, row: u32) -> u32 {
+        *taken.strings[row as usize].get_or_insert_with(|| self.string(other.text(row)))
     }
 
-    fn take_member(&mut self, other: &Self, taken: &mut [Option<u32>], row: MemberRow, detail: Detail) -> u32 {
-        let MemberRow { group, process, thread, cgroup, unit, container, pod, pid, tid } = row;
-        let mut take = |id| self.take_string(other, taken, id);
-        let row = MemberRow {
+    fn take_member(&mut self, other: &Self, taken: &mut Taken, row: u32, detail: Detail) -> u32 {
+        if let Some(id) = taken.members[row as usize] {
+            return id;
+        }
+        let MemberRow { group, process, thread, cgroup, unit, container, pod, pid, tid } =
+            other.members.rows[row as usize];
+        let mut take = |text| self.take_string(other, taken, text);
+        let taken_over = MemberRow {
             group: take(group),
             process: take(process),
             thread: take(thread),
@@ -331,17 +343,28 @@ impl Digest {
             pid: if detail == Detail::Process { pid } else { 0 },
             tid: if detail == Detail::Process { tid } else { 0 },
         };
-        self.members.id(row)
+        *taken.members[row as usize].insert(self.members.id(taken_over))
     }
 
-    fn take_frame(&mut self, other: &Self, taken: &mut [Option<u32>], row: FrameRow) -> u32 {
-        let FrameRow { name, file, start_line, mapping } = row;
-        let MappingRow { path, kind, build_id } = other.mappings.rows[mapping as usize];
-        let mut take = |id| self.take_string(other, taken, id);
-        let mapping = MappingRow { path: take(path), kind, build_id: take(build_id) };
-        let (name, file) = (take(name), take(file));
-        let mapping = self.mappings.id(mapping);
-        self.frames.id(FrameRow { name, file, start_line, mapping })
+    fn take_mapping(&mut self, other: &Self, taken: &mut Taken, row: u32) -> u32 {
+        if let Some(id) = taken.mappings[row as usize] {
+            return id;
+        }
+        let MappingRow { path, kind, build_id } = other.mappings.rows[row as usize];
+        let mut take = |text| self.take_string(other, taken, text);
+        let taken_over = MappingRow { path: take(path), kind, build_id: take(build_id) };
+        *taken.mappings[row as usize].insert(self.mappings.id(taken_over))
+    }
+
+    fn take_frame(&mut self, other: &Self, taken: &mut Taken, row: u32) -> u32 {
+        if let Some(id) = taken.frames[row as usize] {
+            return id;
+        }
+        let FrameRow { name, file, start_line, mapping } = other.frames.rows[row as usize];
+        let mapping = self.take_mapping(other, taken, mapping);
+        let mut take = |text| self.take_string(other, taken, text);
+        let taken_over = FrameRow { name: take(name), file: take(file), start_line, mapping };
+        *taken.frames[row as usize].insert(self.frames.id(taken_over))
     }
 
     /// Drops the sums of all stacks but those that begin with these functions, root first.

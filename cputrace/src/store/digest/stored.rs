@@ -1,10 +1,11 @@
 //! How a digest is stored: a protobuf message of columns, compressed by zstd; tables as in pprof, but stacks as a prefix tree.
 
 use std::io;
+use std::mem::take;
 
 use prost::Message;
-use prost::bytes::Bytes;
 
+use super::table::Texts;
 use super::{Digest, DigestError, FrameRow, FxMap, MappingRow, Member, MemberRow, SourceRow, Sum};
 
 /// zstd's level: higher ones gain a few per cent for a multiple of the time.
@@ -20,9 +21,9 @@ impl Digest {
         let frames = &self.frames.rows;
         let members = &self.members.rows;
         let message = proto::Window {
-            strings: (0..self.strings.len() as u32)
-                .map(|id| Bytes::copy_from_slice(self.text(id).as_bytes()))
-                .collect(),
+            strings: Vec::new(),
+            text: self.strings.all().to_owned(),
+            text_length: self.strings.lengths().collect(),
             mapping_path: self.mappings.rows.iter().map(|row| row.path).collect(),
             mapping_kind: self.mappings.rows.iter().map(|row| row.kind).collect(),
             mapping_build_id: self.mappings.rows.iter().map(|row| row.build_id).collect(),
@@ -55,15 +56,16 @@ impl Digest {
 
     /// What [`Self::encode`] made; whatever else the bytes are is an error.
     pub fn decode(bytes: &[u8]) -> Result<Self, DigestError> {
-        // The message keeps references to these bytes, instead of a copy of each name.
-        let message = proto::Window::decode(Bytes::from(unpack(bytes)?))?;
-        from_message(message).ok_or(DigestError::Reference)
+        let mut message = proto::Window::decode(&*unpack(bytes)?)?;
+        let strings = texts(take(&mut message.text), &message.text_length, &message.strings)?;
+        from_message(&message, strings).ok_or(DigestError::Reference)
     }
 }
 
 /// A stored window's sums by source and whose, of which stacks are not looked at: a fraction of [`Digest::decode`]'s time.
 #[derive(Clone, Debug)]
 pub struct StoredTotals {
+    strings: Texts,
     message: proto::Totals,
     sums: Vec<((u32, u32), Sum)>,
 }
@@ -71,8 +73,8 @@ pub struct StoredTotals {
 impl StoredTotals {
     /// Of what [`Digest::encode`] made.
     pub fn decode(bytes: &[u8]) -> Result<Self, DigestError> {
-        // The message keeps references to these bytes, instead of a copy of each name.
-        let message = proto::Totals::decode(Bytes::from(unpack(bytes)?))?;
+        let mut message = proto::Totals::decode(&*unpack(bytes)?)?;
+        let strings = texts(take(&mut message.text), &message.text_length, &message.strings)?;
         let mut sums: FxMap<(u32, u32), Sum> = FxMap::default();
         for (row, &source) in message.sum_source.iter().enumerate() {
             let columns = (message.sum_member.get(row), message.sum_count.get(row), message.sum_value.get(row));
@@ -81,7 +83,7 @@ impl StoredTotals {
         }
         let mut sums: Vec<_> = sums.into_iter().collect();
         sums.sort_unstable_by_key(|(key, _)| *key);
-        Ok(Self { message, sums })
+        Ok(Self { strings, message, sums })
     }
 
     /// Calls back with each source's name, whose sum, and the sum.
@@ -113,7 +115,7 @@ impl StoredTotals {
 
     fn text(&self, column: &[u32], row: u32) -> Option<&str> {
         let id = *column.get(row as usize)?;
-        std::str::from_utf8(self.message.strings.get(id as usize)?).ok()
+        ((id as usize) < self.strings.len()).then(|| self.strings.get(id))
     }
 }
 
@@ -125,16 +127,22 @@ fn unpack(bytes: &[u8]) -> Result<Vec<u8>, DigestError> {
     zstd::bulk::decompress(bytes, size).map_err(DigestError::Zstd)
 }
 
+/// A window's strings. Earlier versions stored them one by one.
+fn texts(text: String, lengths: &[u32], one_by_one: &[String]) -> Result<Texts, DigestError> {
+    if one_by_one.is_empty() {
+        return Texts::new(text, lengths).ok_or(DigestError::Reference);
+    }
+    let mut texts = Texts::default();
+    one_by_one.iter().for_each(|text| texts.push(text));
+    Ok(texts)
+}
+
 /// `None` where the message refers to what it does not hold.
-fn from_message(message: proto::Window) -> Option<Digest> {
-    let mut digest = Digest::new();
-    let strings = message.strings.len();
-    digest.strings.reserve(strings, message.strings.iter().map(Bytes::len).sum());
+fn from_message(message: &proto::Window, strings: Texts) -> Option<Digest> {
+    let mut digest = Digest { strings, ..Digest::new() };
+    let strings = digest.strings.len();
     digest.frames.rows.reserve(message.frame_name.len());
     digest.nodes.rows.reserve(message.node_up.len());
-    for text in &message.strings {
-        digest.strings.push(std::str::from_utf8(text).ok()?);
-    }
     let text = |column: &[u32], row: usize| column.get(row).copied().filter(|&id| (id as usize) < strings);
     for row in 0..message.mapping_path.len() {
         let build_id = text(&message.mapping_build_id, row)?;
@@ -189,12 +197,17 @@ fn from_message(message: proto::Window) -> Option<Digest> {
 
 /// The stored message. Columns; new ones get new tags.
 mod proto {
-    use prost::bytes::Bytes;
-
     #[derive(Clone, PartialEq, prost::Message)]
     pub(super) struct Window {
-        #[prost(bytes = "bytes", repeated, tag = "1")]
-        pub(super) strings: Vec<Bytes>,
+        /// As earlier versions stored them.
+        #[prost(string, repeated, tag = "1")]
+        pub(super) strings: Vec<String>,
+        /// All strings, one behind the other.
+        #[prost(string, tag = "28")]
+        pub(super) text: String,
+        /// Bytes of each.
+        #[prost(uint32, repeated, tag = "29")]
+        pub(super) text_length: Vec<u32>,
         #[prost(uint32, repeated, tag = "2")]
         pub(super) mapping_path: Vec<u32>,
         #[prost(uint32, repeated, tag = "3")]
@@ -255,8 +268,15 @@ mod proto {
     /// The part of it that says who has how much.
     #[derive(Clone, PartialEq, prost::Message)]
     pub(super) struct Totals {
-        #[prost(bytes = "bytes", repeated, tag = "1")]
-        pub(super) strings: Vec<Bytes>,
+        /// As earlier versions stored them.
+        #[prost(string, repeated, tag = "1")]
+        pub(super) strings: Vec<String>,
+        /// All strings, one behind the other.
+        #[prost(string, tag = "28")]
+        pub(super) text: String,
+        /// Bytes of each.
+        #[prost(uint32, repeated, tag = "29")]
+        pub(super) text_length: Vec<u32>,
         #[prost(uint32, repeated, tag = "11")]
         pub(super) member_group: Vec<u32>,
         #[prost(uint32, repeated, tag = "12")]
@@ -283,5 +303,61 @@ mod proto {
         pub(super) sum_count: Vec<u64>,
         #[prost(uint64, repeated, tag = "27")]
         pub(super) sum_value: Vec<u64>,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+    use crate::group::Labels;
+    use crate::model::{Profile, Source, Unit};
+
+    fn digest() -> Digest {
+        let mut profile = Profile::new();
+        let process = profile.process(7, "größer");
+        let thread = profile.thread(process, 8, "worker");
+        let name = profile.string("on-cpu");
+        let source = profile.source(Source { name, unit: Unit::Nanoseconds, period: 1 });
+        profile.add((thread, source, None), 3, 30, None);
+        let mut digest = Digest::new();
+        digest.add_profile(&profile, &[Labels { group: "all".to_owned(), ..Labels::default() }]);
+        digest
+    }
+
+    fn packed(message: &proto::Window) -> Vec<u8> {
+        zstd::bulk::compress(&message.encode_to_vec(), COMPRESSION).unwrap()
+    }
+
+    /// Windows of earlier versions, whose strings lie one by one, are read as today's.
+    #[test]
+    fn reads_earlier_windows() {
+        let bytes = digest().encode().unwrap();
+        let mut message = proto::Window::decode(&*unpack(&bytes).unwrap()).unwrap();
+        message.text.clear();
+        message.text_length.clear();
+        let digest = digest();
+        message.strings = (0..digest.strings.len() as u32).map(|id| digest.text(id).to_owned()).collect();
+        let earlier = packed(&message);
+        assert_ne!(earlier, bytes);
+        assert_eq!(Digest::decode(&earlier).unwrap().totals(), digest.totals());
+        let mut sums = Vec::new();
+        let mut visit = |source: &str, member: &Member<'_>, sum| sums.push((source.to_owned(), member.pid, sum));
+        StoredTotals::decode(&earlier).unwrap().each(&mut visit).unwrap();
+        assert_eq!(sums, [("on-cpu".to_owned(), 7, Sum { count: 3, value: 30 })]);
+    }
+
+    /// Lengths that end inside a character or behind the text are refused.
+    #[test]
+    fn refuses_lengths_that_do_not_fit() {
+        let bytes = digest().encode().unwrap();
+        let message = proto::Window::decode(&*unpack(&bytes).unwrap()).unwrap();
+        let inside = message.text.find('ö').unwrap() as u32 + 1;
+        for wrong in [vec![inside], vec![u32::MAX], vec![1, message.text.len() as u32]] {
+            let damaged = packed(&proto::Window { text_length: wrong, ..message.clone() });
+            assert!(matches!(Digest::decode(&damaged), Err(DigestError::Reference)));
+            assert!(matches!(StoredTotals::decode(&damaged), Err(DigestError::Reference)));
+        }
     }
 }

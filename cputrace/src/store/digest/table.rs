@@ -73,10 +73,26 @@ impl Texts {
         }
     }
 
-    /// There are going to be so many more strings, of so many bytes in all.
-    pub(super) fn reserve(&mut self, strings: usize, bytes: usize) {
-        self.ends.reserve(strings);
-        self.all.reserve(bytes);
+    /// Of strings one behind the other, and their lengths in bytes; `None` where these do not fit.
+    pub(super) fn new(all: String, lengths: &[u32]) -> Option<Self> {
+        let mut end = 0_usize;
+        let mut ends = Vec::with_capacity(lengths.len());
+        for &length in lengths {
+            end = end.checked_add(length as usize)?;
+            all.is_char_boundary(end).then_some(())?;
+            ends.push(end);
+        }
+        Some(Self { all, ends, ids: Ids::new() })
+    }
+
+    /// All strings, one behind the other.
+    pub(super) fn all(&self) -> &str {
+        &self.all
+    }
+
+    /// Bytes of each.
+    pub(super) fn lengths(&self) -> impl Iterator<Item = u32> {
+        (0..self.len() as u32).map(|id| self.get(id).len() as u32)
     }
 
     pub(super) fn push(&mut self, text: &str) {
