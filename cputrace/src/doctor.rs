@@ -7,6 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use cputrace_common::pace::MOST_STACKS;
+
 use crate::ebpf::{Filter, WaitHook, Waits};
 use crate::model::{Clock, Tier};
 use crate::tier::{self, Scope};
@@ -63,6 +65,7 @@ fn try_ebpf() -> [Finding; 2] {
         event: None,
         counters: 0,
         newcomers: 0,
+        most_stacks: MOST_STACKS,
         waits: Some(Waits { min: Duration::from_millis(1), samples_shorter: false, wakers: true }),
     };
     let started = tier::start(Some(Tier::Ebpf), &scope)

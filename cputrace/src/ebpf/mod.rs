@@ -19,7 +19,7 @@ use aya::programs::{Iter, PerfEvent, Program, ProgramError, RawTracePoint, Trace
 use aya::{Ebpf, EbpfLoader};
 use cputrace_common::config::filter;
 pub use cputrace_common::counter::MAX_COUNTERS;
-use cputrace_common::pace::{MOST_STACKS, Pace};
+use cputrace_common::pace::Pace;
 use cputrace_common::run_time::{Program as RunTimeRow, RunTime};
 use cputrace_common::stat::Stats;
 
@@ -127,6 +127,8 @@ pub struct Config {
     pub counters: u32,
     /// New programs a second and CPU that are looked at before their first sample.
     pub newcomers: u32,
+    /// Stacks of waits that a CPU may take in a tenth of a second, and as many of wake-ups.
+    pub most_stacks: u32,
 }
 
 /// Where an event is sampled.
@@ -201,6 +203,7 @@ pub struct Object {
     counters: Option<CounterMaps>,
     kernel_names: Option<KernelNames>,
     newcomers: u32,
+    most_stacks: u32,
     /// What is off, one sentence each.
     notes: Vec<String>,
 }
@@ -354,6 +357,7 @@ impl Object {
             counters,
             kernel_names,
             newcomers: config.newcomers,
+            most_stacks: config.most_stacks,
             notes,
         })
     }
@@ -394,7 +398,7 @@ impl Object {
     /// and how often the number of stacks that waits may cost, and of new programs that are looked at, is halved.
     pub fn set_pace(&mut self, period: Option<Duration>, halvings: u32) -> Result<(), EbpfError> {
         let period_ns = period.map_or(0, |period| period.as_nanos() as u64);
-        let most_stacks = (MOST_STACKS >> halvings.min(31)).max(1);
+        let most_stacks = (self.most_stacks >> halvings.min(31)).max(1);
         let newcomers = self.newcomers >> halvings.min(31);
         let map = |map| move |source| EbpfError::Map { map, source };
         self.pace.set(0, Pace { period_ns, most_stacks, newcomers }, 0).map_err(map("PACE"))?;

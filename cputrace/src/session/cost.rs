@@ -57,7 +57,7 @@ pub struct Look {
     pub cost: Cost,
     /// That as a share of the host's CPU time.
     pub share: f64,
-    /// The same of the last window's length of time, which is what decides.
+    /// The same of the last window's length of time: without it being too much nothing is lowered.
     pub window_share: f64,
     /// What may be taken; `None` where nothing is held back.
     pub limit: Option<f64>,

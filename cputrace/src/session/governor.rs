@@ -1,10 +1,11 @@
 //! Decides how much is sampled, so that cputrace costs no more than it may. Pure: what it costs is measured elsewhere
 //! ([`super::cost`]), and what is decided is done elsewhere.
 //!
-//! A span, which is as long as a window, has a budget: the limit's share of the host's CPU time in it. As soon as what the last
-//! span's time cost is more than that, half as much is sampled: at once where it costs very much, at the span's end where it
-//! costs a little too much, and never for a window's end alone, which is dear. If it has cost clearly less for long enough,
-//! twice as much is sampled again; where that turns out to be too much, the next try waits twice as long.
+//! What is not spent of the limit is saved up, as much of it as [`SAVED_SPANS`] may cost; a span is as long as a window. Many
+//! costs come once, such as the tables of a new program, and are over when it is known that they were dear: to sample less then
+//! would gain nothing. Only when what was saved is spent, and the last span was too dear, half as much is sampled. The next level
+//! has a span's cost to show what it is worth. If it has cost clearly less for long enough, twice as much is sampled again; where
+//! that turns out to be too much, the next try waits twice as long.
 //!
 //! The first spans count for nothing: all of the host's programs are new then, and what is made for them is made once.
 
@@ -20,6 +21,9 @@ const MIN_SPAN: Duration = Duration::from_secs(5);
 
 /// Spans that a try to sample more waits at most.
 const MAX_PATIENCE: u32 = 32;
+
+/// Spans whose cost can be saved up.
+const SAVED_SPANS: u32 = 3;
 
 /// Spans of the start: in the first all programs are met, in the second their functions are named.
 const START_SPANS: u32 = 2;
@@ -51,6 +55,8 @@ pub struct Governor {
     max_level: u32,
     /// How much of the start is left.
     start: Duration,
+    /// What is saved of the limit: seconds of the host's CPU time.
+    saved: f64,
     /// Since the last decision, and of no more than a span.
     looks: VecDeque<Look>,
     /// What they cost as a share of a span.
@@ -74,6 +80,7 @@ impl Governor {
             level: 0,
             max_level,
             start: START_SPANS * span,
+            saved: f64::INFINITY,
             looks: VecDeque::new(),
             mean: 0.0,
             calm: Duration::ZERO,
@@ -122,13 +129,15 @@ impl Governor {
         let spent: f64 = self.looks.iter().map(|look| look.share * look.elapsed.as_secs_f64()).sum();
         let mean = spent / covered.max(self.span).as_secs_f64();
         self.mean = mean;
+        let saved = self.saved + (self.limit - share) * elapsed.as_secs_f64();
+        self.saved = saved.min(self.cost_of(SAVED_SPANS));
         self.raised = self.raised.map(|since| since + elapsed);
         let trial = 2 * self.span * self.patience;
-        if self.raised.is_some_and(|since| since > trial) {
-            // It went well.
+        if self.raised.is_some_and(|since| since > trial) && self.saved >= self.cost_of(1) {
+            // It went well: no more was spent than saved.
             (self.raised, self.patience) = (None, 1);
         }
-        if mean > self.limit {
+        if self.saved < 0.0 && mean > self.limit {
             return self.lower();
         }
         let is_calm = covered >= self.span && mean < CALM * self.limit;
@@ -137,8 +146,14 @@ impl Governor {
         (self.level > 0 && self.calm + self.span > self.span * self.patience && is_calm).then(|| self.raise())
     }
 
+    /// What so many spans may cost: seconds of the host's CPU time.
+    fn cost_of(&self, spans: u32) -> f64 {
+        self.limit * (self.span * spans).as_secs_f64()
+    }
+
     fn lower(&mut self) -> Option<Decision> {
         self.calm = Duration::ZERO;
+        self.saved = self.cost_of(1);
         if self.level == self.max_level {
             let is_news = !std::mem::replace(&mut self.is_exhausted, true);
             return is_news.then_some(Decision::Exhausted);
@@ -156,6 +171,7 @@ impl Governor {
         self.raised = Some(Duration::ZERO);
         self.is_exhausted = false;
         self.calm = Duration::ZERO;
+        self.saved = self.cost_of(1);
         self.looks.clear();
         Decision::Raise
     }
@@ -185,16 +201,32 @@ mod tests {
         (governor, decided)
     }
 
-    /// What a window's end costs, several times the limit for a second, is no reason; a load that costs as much all the time is one
-    /// within two seconds, and a load slightly over the limit within a window.
+    /// What a window's end costs, several times the limit for a second, is no reason, nor is a window that costs three times the
+    /// limit once; a load that costs much all the time is one within seconds, and a load slightly over the limit in minutes.
     #[test]
-    fn budgets_are_of_a_window() {
+    fn saves_for_what_comes_once() {
         let (_, decided) = decisions(600, |second, _| if second % 10 == 9 { 0.06 } else { 0.003 });
         assert_eq!(decided, []);
+        let (_, decided) = decisions(600, |second, _| if second % 120 < 10 { 0.03 } else { 0.006 });
+        assert_eq!(decided, []);
         let (_, decided) = decisions(5, |_, _| 0.1);
-        assert_eq!(decided[0], (1, Decision::Lower));
-        let (_, decided) = decisions(20, |_, level| if level == 0 { 0.011 } else { 0.008 });
-        assert_eq!(decided, [(9, Decision::Lower)]);
+        assert_eq!(decided[0], (4, Decision::Lower));
+        let (_, decided) = decisions(400, |_, level| if level == 0 { 0.011 } else { 0.008 });
+        assert_eq!(decided, [(300, Decision::Lower)]);
+    }
+
+    /// Whatever comes, on average no more than the limit is spent, as long as there is something to lower: what was saved, and a
+    /// span's cost at each step.
+    #[test]
+    fn keeps_to_the_limit() {
+        let spent = std::cell::Cell::new(0.0);
+        let (_, decided) = decisions(3600, |second, level| {
+            let share = if second % 300 < 200 { 0.03 } else { 0.002 } / f64::from(1 << level);
+            spent.set(spent.get() + share);
+            share
+        });
+        let steps = decided.iter().filter(|(_, decision)| *decision == Decision::Lower).count() as f64;
+        assert!(spent.get() < 36.0 + 0.3 + 0.1 * steps, "{} s in {decided:?}", spent.get());
     }
 
     /// A load makes it step down until it fits, and when the load is over it comes up again, all the way.

@@ -9,6 +9,8 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime};
 
+use cputrace_common::pace::MOST_STACKS;
+
 use super::cost::{Look, Rate, Watchman};
 use super::window::{Closed, Sums, aggregator};
 use super::{EndReason, Options, Progress, SessionError, Stop};
@@ -48,6 +50,13 @@ const BUSIEST: usize = 16;
 /// New programs a second and CPU that are looked at before their first sample where the overhead has a limit: each takes a
 /// millisecond, and most live too short to be sampled.
 const FEW_NEWCOMERS: u32 = 4;
+
+/// Where the overhead has a limit, stacks of waits may take two fifths of it: a thread that has slept finds nothing of its stack in
+/// the caches, nor of the tables, so that one takes 25 us.
+fn most_stacks(max_overhead: Option<f64>) -> u32 {
+    let in_a_tenth = |limit: f64| 0.4 * limit * 0.1 / 25e-6;
+    max_overhead.map_or(MOST_STACKS, |limit| (in_a_tenth(limit) as u32).clamp(1, MOST_STACKS))
+}
 
 /// What is done with windows while a session runs.
 pub(super) struct Windows<'a> {
@@ -130,6 +139,7 @@ impl<'a> Session<'a> {
             frequency: options.frequency,
             unwind_kb,
             newcomers: if options.max_overhead.is_some() { FEW_NEWCOMERS } else { u32::MAX },
+            most_stacks: most_stacks(options.max_overhead),
             accounting,
             waits,
             event: event.as_ref().map(EventClock::hook),

@@ -70,6 +70,7 @@ impl EbpfSampler {
             event: scope.event,
             counters: scope.counters as u32,
             newcomers: scope.newcomers,
+            most_stacks: scope.most_stacks,
         })?;
         notes.extend_from_slice(object.notes());
         object.set_pace(fixed_period(&clock), 0)?;

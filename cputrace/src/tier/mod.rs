@@ -85,6 +85,8 @@ pub struct Scope<'a> {
     pub unwind_kb: u64,
     /// New programs a second and CPU that are looked at before their first sample.
     pub newcomers: u32,
+    /// Stacks of waits that a CPU may take in a tenth of a second, and as many of wake-ups.
+    pub most_stacks: u32,
     /// Whether each thread's time is accounted.
     pub accounting: bool,
     /// With the account: which waits are kept with their stacks.
