@@ -234,16 +234,19 @@ fn a_server_from_start_to_end() {
 
     // What can change does, and what cannot is said.
     let reload = || signal(&serving.child, "HUP");
+    let receiver = TcpListener::bind("127.0.0.1:0").unwrap();
+    let push = format!("[push]\notlp = 'http://ann:secret@{}'\n", receiver.local_addr().unwrap());
     fs::write(
         &file,
-        "[web]\nlisten = '127.0.0.1:1'\nenable_lifecycle = true\n[sampling]\nmax_overhead = '7%'\n[groups]\nmax = 3\n\
-         [store]\nsize = '7MB'\n",
+        format!(
+            "[web]\nlisten = '127.0.0.1:1'\nenable_lifecycle = true\n[sampling]\nmax_overhead = '7%'\n[groups]\nmax = 3\n\
+             [store]\nsize = '7MB'\n{push}"
+        ),
     )
     .unwrap();
     reload();
     let said = serving.says("read again");
-    let expected =
-        "changed: sampling.max_overhead, groups.max, store.size; changed, but only after a restart: web.listen";
+    let expected = "changed: sampling.max_overhead, groups.max, store.size, push.otlp; changed, but only after a restart: web.listen";
     assert!(said.contains(expected), "{said}");
     let allowed =
         || serde_json::from_str::<Value>(&get("/api/status")).unwrap()["max_overhead"].as_f64().unwrap_or(0.01);
@@ -265,17 +268,29 @@ fn a_server_from_start_to_end() {
     let metrics = get("/metrics");
     assert_eq!(limit(&metrics), f64::from(7 << 20));
     assert!(metrics.contains("cputrace_config_last_reload_successful 0\n"));
-    fs::write(&file, "[web]\nlisten = '127.0.0.1:0'\nenable_lifecycle = true\n").unwrap();
+    fs::write(&file, format!("[web]\nlisten = '127.0.0.1:0'\nenable_lifecycle = true\n{push}")).unwrap();
     let reloaded = agent.post(format!("{url}/-/reload")).send_empty().unwrap();
     assert_eq!(reloaded.status(), 200);
     assert_eq!(limit(&get("/metrics")), f64::from(1 << 30));
 
+    // The last window comes to the receiver that it was told of while it ran.
+    let handed_on = thread::spawn(move || {
+        let (mut stream, _) = receiver.accept().unwrap();
+        let head: Vec<String> =
+            BufReader::new(&stream).lines().map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").unwrap();
+        head
+    });
     // Its window would last for a minute; a reader of the live stream holds up nothing.
     let live = agent.get(format!("{url}/api/live")).call().unwrap();
     thread::sleep(Duration::from_secs(1));
     signal(&serving.child, "TERM");
     assert!(serving.child.wait().unwrap().success());
     drop(live);
+    let head = handed_on.join().unwrap();
+    assert!(head[0].starts_with("POST /v1development/profiles"), "{head:?}");
+    // ann:secret
+    assert!(head.iter().any(|line| line.eq_ignore_ascii_case("authorization: Basic YW5uOnNlY3JldA==")), "{head:?}");
     let store = Store::open(&data).unwrap();
     assert_eq!(store.notes(), &[] as &[String]);
     let span = store.span().unwrap().unwrap();

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
-use ureq::http::{Uri, header};
-use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::http::header;
+use ureq::tls::{Certificate, PemItem, RootCerts, parse_pem};
+
+use crate::client::{self, Address};
 
 /// The most that a server takes.
 const MAX_BYTES: u64 = 64 << 20;
@@ -46,21 +46,21 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let server = Server::parse(&args.to)?;
-    let credentials = credentials(args, &server)?;
+    let wrong = || anyhow!("{:?} is no address of a server: give one such as http://localhost:9797", args.to);
+    let address = Address::parse(&args.to).ok_or_else(wrong)?;
+    let authorization = authorization(args, &address)?;
     let file = read(&args.file)?;
     let name = match &args.name {
         Some(name) => name.clone(),
         None if args.file == Path::new("-") => "standard input".to_owned(),
         None => args.file.file_name().unwrap_or_default().to_string_lossy().into_owned(),
     };
-    let url = format!("{}/api/traces", server.base);
+    let url = format!("{}/api/traces", address.url.trim_end_matches('/'));
     let mut request = agent(args.ca.as_deref())?
         .post(&url)
         .header(header::CONTENT_TYPE, format!("multipart/form-data; boundary={BOUNDARY}"));
-    if let Some((user, password)) = credentials {
-        let encoded = BASE64_STANDARD.encode(format!("{user}:{password}"));
-        request = request.header(header::AUTHORIZATION, format!("Basic {encoded}"));
+    if let Some(authorization) = authorization {
+        request = request.header(header::AUTHORIZATION, authorization);
     }
     let mut response = request.send(form(&name, &file)).map_err(|error| anyhow!("{url}: {error}"))?;
     let status = response.status();
@@ -77,55 +77,12 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// The server's address, without what it has of a user.
-struct Server {
-    base: String,
-    user: Option<(String, String)>,
-}
-
-impl Server {
-    fn parse(url: &str) -> anyhow::Result<Self> {
-        let wrong = || anyhow!("{url:?} is no address of a server: give one such as http://localhost:9797");
-        let (scheme, rest) = url.split_once("://").ok_or_else(wrong)?;
-        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-        let (user, host) = match authority.rsplit_once('@') {
-            Some((user, host)) => {
-                let (user, password) = user.split_once(':').unwrap_or((user, ""));
-                (Some((decode(user), decode(password))), host)
-            }
-            None => (None, authority),
-        };
-        let path = path.trim_end_matches('/');
-        let slash = if path.is_empty() { "" } else { "/" };
-        let base = format!("{scheme}://{host}{slash}{path}");
-        let is_address = ["http", "https"].contains(&scheme) && !host.is_empty() && base.parse::<Uri>().is_ok();
-        if is_address { Ok(Self { base, user }) } else { Err(wrong()) }
-    }
-}
-
-/// Undoes `%40` and its kin.
-fn decode(text: &str) -> String {
-    let mut bytes = Vec::new();
-    let mut rest = text.as_bytes();
-    while let [first, after @ ..] = rest {
-        let hex = match rest {
-            [b'%', high, low, ..] => {
-                std::str::from_utf8(&[*high, *low]).ok().and_then(|hex| u8::from_str_radix(hex, 16).ok())
-            }
-            _ => None,
-        };
-        bytes.push(hex.unwrap_or(*first));
-        rest = if hex.is_some() { &rest[3..] } else { after };
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-fn credentials(args: &Args, server: &Server) -> anyhow::Result<Option<(String, String)>> {
-    let Some(user) = &args.user else { return Ok(server.user.clone()) };
+fn authorization(args: &Args, address: &Address) -> anyhow::Result<Option<String>> {
+    let Some(user) = &args.user else { return Ok(address.authorization.clone()) };
     let Some(path) = &args.password_file else { bail!("--user needs --password-file") };
     let password = std::fs::read_to_string(path)
         .with_context(|| format!("the password file {} cannot be read", path.display()))?;
-    Ok(Some((user.clone(), password.trim_end_matches(['\n', '\r']).to_owned())))
+    Ok(Some(client::basic(user, password.trim_end_matches(['\n', '\r']))))
 }
 
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
@@ -169,39 +126,6 @@ fn agent(ca: Option<&Path>) -> anyhow::Result<ureq::Agent> {
             RootCerts::Specific(Arc::new(certificates))
         }
     };
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let tls = TlsConfig::builder().root_certs(roots).unversioned_rustls_crypto_provider(provider).build();
-    Ok(ureq::Agent::config_builder()
-        .tls_config(tls)
-        .user_agent(concat!("cputrace/", env!("CARGO_PKG_VERSION")))
-        .http_status_as_error(false)
-        .timeout_connect(Some(CONNECT_TIME))
-        .timeout_global(Some(ANSWER_TIME))
-        .build()
-        .new_agent())
-}
-
-#[cfg(test)]
-mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test")]
-
-    use super::*;
-
-    /// Addresses with and without a user and a path; what is none is refused.
-    #[test]
-    fn addresses() {
-        let check = |url: &str, base: &str, user: Option<(&str, &str)>| {
-            let server = Server::parse(url).unwrap();
-            assert_eq!(server.base, base);
-            let expected = user.map(|(user, password)| (user.to_owned(), password.to_owned()));
-            assert_eq!(server.user, expected, "{url}");
-        };
-        check("http://localhost:9797", "http://localhost:9797", None);
-        check("https://host/", "https://host", None);
-        check("https://a:b%40c@host:1/sub/path/", "https://host:1/sub/path", Some(("a", "b@c")));
-        check("http://a:100%@[::1]:1", "http://[::1]:1", Some(("a", "100%")));
-        for wrong in ["", "host", "ftp://host", "http://", "http://a@", "http://a b/"] {
-            assert!(Server::parse(wrong).is_err(), "{wrong}");
-        }
-    }
+    let config = client::agent_that_trusts(roots).timeout_connect(Some(CONNECT_TIME)).timeout_global(Some(ANSWER_TIME));
+    Ok(config.build().new_agent())
 }

@@ -20,14 +20,14 @@ use std::time::Duration;
 use crate::ebpf::Waits;
 use crate::group::GroupOptions;
 use crate::model::Target;
-use crate::serve::{PushOptions, Settings, WebSettings};
+use crate::serve::{PushOptions, PushTo, Settings, WebSettings};
 use crate::session::Options;
 use crate::store::Retention;
 use crate::symbolize::Detail;
 use setting::settings;
 pub use setting::{Setting, Takes};
 use source::ConfigError;
-use value::{Bytes, Connections, Frequency, Rules, Sets, Share, ShortTime, Time, Url, WantedTier};
+use value::{Bytes, Connections, Frequency, Headers, Rules, Sets, Share, ShortTime, Time, Url, WantedTier};
 
 settings! {
     /// Where it is to be reached.
@@ -107,15 +107,19 @@ settings! {
     /// Who is told of anomalies.
     alerts: Alerts {
         /// URL that is sent a message when an anomaly begins and when it is over, as Alertmanager's webhooks are
-        webhook: Url = Url(None), "webhook" "URL", Restart;
+        webhook: Url = Url(None), "webhook" "URL", Reload;
     }
 
     /// Where windows are handed on to, for many hosts in one place.
     push: Push {
         /// URL of a Pyroscope that each window is sent to
-        pyroscope: Url = Url(None), "push" "URL", Restart;
+        pyroscope: Url = Url(None), "push" "URL", Reload;
+        /// Headers that it is sent, each as `Name: value`, such as X-Scope-OrgID
+        pyroscope_headers: Headers = Headers::default(), "push-headers" "HEADER,…", Reload;
         /// URL of a receiver of OpenTelemetry's profiles (v1development, which still changes) that each window is sent to
-        otlp: Url = Url(None), "push-otlp" "URL", Restart;
+        otlp: Url = Url(None), "push-otlp" "URL", Reload;
+        /// Headers that it is sent
+        otlp_headers: Headers = Headers::default(), "push-otlp-headers" "HEADER,…", Reload;
     }
 }
 
@@ -123,6 +127,10 @@ impl Config {
     /// What `serve` is to do by it.
     pub fn settings(&self) -> Result<Settings, ConfigError> {
         let Self { web, sampling, counters, groups, store, alerts, push } = self;
+        let receiver = |url: &Url, headers: &Headers| {
+            let headers = headers.0.clone();
+            url.0.clone().map(|url| PushTo { url, headers })
+        };
         let wait_rules = match &sampling.wait_rules {
             path if path.as_os_str().is_empty() => String::new(),
             path => fs::read_to_string(path).map_err(|error| ConfigError::WaitRules { path: path.clone(), error })?,
@@ -164,7 +172,10 @@ impl Config {
             groups: GroupOptions { rules: groups.rules.0.clone(), max: groups.max, linger: groups.linger.0 },
             window: sampling.window.0,
             webhook: alerts.webhook.0.clone(),
-            push: PushOptions { pyroscope: push.pyroscope.0.clone(), otlp: push.otlp.0.clone() },
+            push: PushOptions {
+                pyroscope: receiver(&push.pyroscope, &push.pyroscope_headers),
+                otlp: receiver(&push.otlp, &push.otlp_headers),
+            },
             session,
             on_demand,
         })
@@ -264,12 +275,16 @@ mod tests {
     #[test]
     fn what_is_shown_can_be_read() {
         let file = "[[groups.rules]]\nname = 'db {{.Comm}} \"x\"'\ncomm = ['postgres']\n[[groups.rules]]\nname = '{{.Unit}}'\n\
-                    [sampling]\nunwind_memory = '32MB'\noff_cpu = false\nwindow = 2.5\n[counters]\nstacks = ['cycles']\n";
+                    [sampling]\nunwind_memory = '32MB'\noff_cpu = false\nwindow = 2.5\n[counters]\nstacks = ['cycles']\n\
+                    [push]\npyroscope = 'https://a:b@host/x'\npyroscope_headers = ['X-Scope-OrgID: team', 'A:b: c']\n";
         let config = load(file, &[], &[]).unwrap();
         assert_eq!(config.groups.rules.0.len(), 2);
         assert_eq!(load(&config.to_toml(), &[], &[]).unwrap(), config);
         let changed: Vec<_> = config.changes(&Config::default()).map(|setting| setting.key).collect();
-        assert_eq!(changed, ["window", "unwind_memory", "off_cpu", "stacks", "rules"]);
+        assert_eq!(
+            changed,
+            ["window", "unwind_memory", "off_cpu", "stacks", "rules", "pyroscope", "pyroscope_headers"]
+        );
         assert_eq!(load(&Config::default().to_toml(), &[], &[]).unwrap(), Config::default());
     }
 
@@ -290,6 +305,9 @@ mod tests {
         file("[sampling]\nfrequency = 'x'", "sampling.frequency: invalid type: string \"x\"");
         file("[sampling]\nwindow = '10 parsecs'", "sampling.window: \"10 parsecs\" is no time");
         file("[sampling]\ntier = 'x'", "sampling.tier: \"x\" is none of best, ebpf");
+        file("[alerts]\nwebhook = 'ftp://x'", "alerts.webhook: \"ftp://x\" is no URL: it has to begin with http://");
+        file("[push]\notlp_headers = ['x']", "push.otlp_headers: \"x\" is no header: give Name: value");
+        file("[push]\notlp_headers = ['a b: x']", "push.otlp_headers: \"a b: x\" is no header");
         file("[counters]\nsets = ['x']", "counters.sets: there is no set \"x\"; known are");
         file("[[groups.rules]]\nname = '{{.PID}}'", "groups.rules: group \"{{.PID}}\": there is no field {{.PID}}");
         file("[[groups.rules]]\nname = 'x'\ncom = 'y'", "groups.rules: unknown field `com`");

@@ -5,7 +5,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use ureq::http::{HeaderName, HeaderValue};
 
+use crate::client::Address;
 use crate::duration;
 use crate::group::rule::{Rule, RuleText};
 use crate::model::Tier;
@@ -192,11 +194,10 @@ impl TryFrom<String> for Url {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        let is_url = |scheme: &str| text.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty());
         match &*text {
             "" => Ok(Self(None)),
-            _ if ["http://", "https://"].into_iter().any(is_url) => Ok(Self(Some(text))),
-            _ => Err(format!("{text:?} is no URL: it has to begin with http:// or https://")),
+            _ if Address::parse(&text).is_some() => Ok(Self(Some(text))),
+            _ => Err(format!("{text:?} is no URL: it has to begin with http:// or https://, and to have a host")),
         }
     }
 }
@@ -204,6 +205,34 @@ impl TryFrom<String> for Url {
 impl From<Url> for String {
     fn from(Url(url): Url) -> Self {
         url.unwrap_or_default()
+    }
+}
+
+/// Headers of requests, each as `Name: value`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
+#[serde(try_from = "Vec<String>", into = "Vec<String>")]
+pub struct Headers(pub Vec<(String, String)>);
+
+impl TryFrom<Vec<String>> for Headers {
+    type Error = String;
+
+    fn try_from(lines: Vec<String>) -> Result<Self, String> {
+        let header = |line: &String| {
+            let (name, value) = line.split_once(':')?;
+            let (name, value) = (name.trim(), value.trim());
+            let is_header = HeaderName::try_from(name).is_ok() && HeaderValue::try_from(value).is_ok();
+            is_header.then(|| (name.to_owned(), value.to_owned()))
+        };
+        // Of an option or a variable that is empty.
+        let lines = lines.into_iter().filter(|line| !line.is_empty());
+        let headers = lines.map(|line| header(&line).ok_or_else(|| format!("{line:?} is no header: give Name: value")));
+        headers.collect::<Result<_, _>>().map(Self)
+    }
+}
+
+impl From<Headers> for Vec<String> {
+    fn from(Headers(headers): Headers) -> Self {
+        headers.into_iter().map(|(name, value)| format!("{name}: {value}")).collect()
     }
 }
 

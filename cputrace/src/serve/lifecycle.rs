@@ -7,8 +7,8 @@ use axum::extract::State as Shared;
 use axum::http::StatusCode;
 use axum::routing::post;
 
-use super::State;
-use crate::config::source::{ConfigError, Source};
+use super::{ServeError, State};
+use crate::config::source::Source;
 use crate::config::{Config, Setting, Takes};
 
 /// What is in effect, and where it comes from.
@@ -27,7 +27,7 @@ impl Lifecycle {
     }
 
     /// Reads the configuration again and takes up what can be; says what came of it. What is wrong changes nothing.
-    pub(super) fn reload(&self) -> Result<String, ConfigError> {
+    pub(super) fn reload(&self) -> Result<String, ServeError> {
         let result = self.take_up();
         self.state.set_reloaded(result.is_ok());
         self.state.say(&match &result {
@@ -37,7 +37,7 @@ impl Lifecycle {
         result
     }
 
-    fn take_up(&self) -> Result<String, ConfigError> {
+    fn take_up(&self) -> Result<String, ServeError> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         let config = self.source.load()?;
         let settings = config.settings()?;

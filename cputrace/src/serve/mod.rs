@@ -43,11 +43,10 @@ use crate::session::{EndReason, Options, SessionError, Stop, Watch};
 use crate::store::{Retention, Store, StoreError};
 use http::{Limits, Listen, Server};
 use lifecycle::Lifecycle;
-pub use push::PushOptions;
+pub use push::{PushOptions, PushTo};
 pub use routes::router;
 pub use state::State;
 use web_config::{WebConfig, WebConfigError};
-use webhook::Webhook;
 
 /// What to serve, decided by the caller.
 #[derive(Clone, Debug)]
@@ -163,12 +162,8 @@ pub fn run(
     let web = Arc::new(web(&settings.web, say.clone())?);
     let scheme = if web.has_tls() { "https" } else { "http" };
     let store = Store::open(&settings.data_dir)?;
-    let mut state = State::new(settings, store, groups, Box::new(move |line: &str| say(line)));
-    if let Some(url) = &settings.webhook {
-        state.tell_to(Webhook::start(url).map_err(ServeError::Webhook)?);
-    }
-    let state = Arc::new(state);
-    state.push(&settings.push).map_err(ServeError::Push)?;
+    let state = Arc::new(State::new(settings, store, groups, Box::new(move |line: &str| say(line))));
+    state.take_up(settings)?;
     let router = routes::router(state.clone());
     let lifecycle = configuration.map(|(source, config)| Arc::new(Lifecycle::new(source, config, state.clone())));
     let router = lifecycle.iter().fold(router, |router, lifecycle| router.merge(lifecycle::router(lifecycle.clone())));

@@ -1,6 +1,7 @@
 //! What the window's thread writes and requests read.
 
 use std::io;
+use std::mem::take;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,15 +9,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{Semaphore, broadcast};
 
-use super::Settings;
 use super::anomalies::{Anomalies, Told, Window};
 use super::front::Requests;
 use super::overhead::OverheadSums;
 use super::push::{Push, PushOptions};
 use super::webhook::{self, Webhook};
+use super::{ServeError, Settings};
 
 use crate::analyze::anomaly::Change;
-use crate::group::rule::RuleError;
 use crate::group::{GroupWindow, Groups};
 use crate::metrics::collect::{self, Families};
 use crate::metrics::counters::CounterSums;
@@ -75,7 +75,7 @@ pub struct State {
     sums: Mutex<Sums>,
     overhead: Mutex<Overhead>,
     anomalies: Mutex<Anomalies>,
-    webhook: Option<Webhook>,
+    webhook: Mutex<Option<Webhook>>,
     news: broadcast::Sender<News>,
     /// One permit an upload.
     pub uploads: Arc<Semaphore>,
@@ -90,7 +90,7 @@ pub struct State {
     reloaded: Mutex<Reloaded>,
     /// What is to be said to the user, but only once.
     say: Box<dyn Fn(&str) + Send + Sync>,
-    push: Mutex<Option<Push>>,
+    push: Mutex<Push>,
     store_failed: AtomicBool,
     windows_not_stored: AtomicU64,
 }
@@ -136,7 +136,7 @@ impl State {
             sums: Mutex::new(sums),
             overhead: Mutex::default(),
             anomalies: Mutex::default(),
-            webhook: None,
+            webhook: Mutex::default(),
             news: broadcast::Sender::new(NEWS),
             uploads: Arc::new(Semaphore::new(UPLOADS)),
             recordings: Arc::new(Semaphore::new(1)),
@@ -149,11 +149,6 @@ impl State {
             store_failed: AtomicBool::new(false),
             windows_not_stored: AtomicU64::new(0),
         }
-    }
-
-    /// Alarms go there, too.
-    pub(super) fn tell_to(&mut self, webhook: Webhook) {
-        self.webhook = Some(webhook);
     }
 
     /// This host's name, where only this host can ask.
@@ -179,24 +174,30 @@ impl State {
     /// What is off or went wrong: of the store, and of the last window.
     pub fn notes(&self) -> Vec<String> {
         let mut notes = self.sums().notes.clone();
-        let failure = self.webhook.as_ref().and_then(Webhook::last_failure);
+        let failure = locked(&self.webhook).as_ref().and_then(Webhook::last_failure);
         notes.extend(failure.map(|failure| format!("the webhook does not take messages: {failure}")));
-        notes.extend(locked(&self.push).iter().flat_map(Push::failures));
+        notes.extend(locked(&self.push).failures());
         notes
     }
 
-    /// Hands windows on from here on.
-    pub fn push(&self, options: &PushOptions) -> io::Result<()> {
-        *locked(&self.push) = Some(Push::start(options, &host::host().hostname)?);
+    /// Hands windows on to these from here on.
+    fn push(&self, options: &PushOptions) -> io::Result<()> {
+        locked(&self.push).take_up(options, &host::host().hostname)
+    }
+
+    /// Tells a URL of alarms from here on.
+    fn tell_to(&self, url: Option<&str>) -> io::Result<()> {
+        let mut webhook = locked(&self.webhook);
+        if webhook.as_ref().map(Webhook::url) != url {
+            *webhook = url.map(|url| Webhook::start(url, webhook.as_ref())).transpose()?;
+        }
         Ok(())
     }
 
     /// Hands on what still waits for it, and no more.
     pub fn stop(&self) {
-        let push = locked(&self.push).take();
-        if let Some(push) = push {
-            push.stop();
-        }
+        let push = take(&mut *locked(&self.push));
+        push.stop();
     }
 
     /// Looks at the groups; windows wait for it.
@@ -224,9 +225,11 @@ impl State {
         (self.say)(line);
     }
 
-    /// Takes up what can change while it runs; what is wrong changes nothing.
-    pub fn take_up(&self, settings: &Settings) -> Result<(), RuleError> {
+    /// Takes up what can change while it runs; a wrong rule changes nothing.
+    pub fn take_up(&self, settings: &Settings) -> Result<(), ServeError> {
         self.sums().groups.set_rules(&settings.groups)?;
+        self.push(&settings.push).map_err(ServeError::Push)?;
+        self.tell_to(settings.webhook.as_deref()).map_err(ServeError::Webhook)?;
         *locked(&self.retention) = settings.retention;
         *locked(&self.max_overhead) = settings.session.max_overhead;
         Ok(())
@@ -348,9 +351,7 @@ impl State {
         let window = Window { recording: window, range, labels: &labels, digest: &digest, groups: &in_window };
         let told = self.lock_anomalies().look(&window, &self.store);
         told.iter().for_each(|told| self.tell_of(told));
-        if let Some(push) = &*locked(&self.push) {
-            push.send(range, digest);
-        }
+        locked(&self.push).send(range, digest);
         self.store.notes().iter().skip(noted).for_each(|note| (self.say)(note));
         match stored {
             Ok(()) => {
@@ -429,7 +430,7 @@ impl State {
             return;
         }
         (self.say)(&summary);
-        if let Some(webhook) = &self.webhook {
+        if let Some(webhook) = &*locked(&self.webhook) {
             let hostname = host::host().hostname;
             webhook.send(webhook::message(told.alarm(), *id, &summary, event, &hostname));
         }
@@ -450,7 +451,7 @@ impl State {
         }
         self.lock_overhead().sums.collect(&mut families);
         self.lock_anomalies().collect(&mut families);
-        if let Some(webhook) = &self.webhook {
+        if let Some(webhook) = &*locked(&self.webhook) {
             families.by_label(&metrics::WEBHOOKS, webhook.counts());
         }
         families.number(&metrics::UNWIND_LIMIT, self.unwind_kb as f64 * 1024.0);
@@ -460,9 +461,7 @@ impl State {
             families.number(&metrics::STORE_WINDOWS, windows as f64);
         }
         families.number(&metrics::STORE_FAILED, self.store.failed_writes() as f64);
-        if let Some(push) = &*locked(&self.push) {
-            push.collect(&mut families);
-        }
+        locked(&self.push).collect(&mut families);
         let requests = self.requests.all().into_iter();
         let requests =
             requests.map(|((path, code), count)| (vec![path, code.to_string()], Value::Number(count as f64)));

@@ -14,7 +14,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::analyze::anomaly::Alarm;
-use crate::client;
+use crate::client::{self, Address};
 
 /// Messages that wait; an alarm is one when it begins and one when it is over.
 const QUEUE: usize = 64;
@@ -37,25 +37,33 @@ struct Counts {
 /// The way to the receiver.
 #[derive(Debug)]
 pub(super) struct Webhook {
+    url: String,
     messages: SyncSender<Value>,
     counts: Arc<Counts>,
 }
 
 impl Webhook {
-    /// Starts its thread; nothing is sent yet.
-    pub(super) fn start(url: &str) -> io::Result<Self> {
+    /// Starts its thread; nothing is sent yet. Goes on counting where there was another one `before` it.
+    pub(super) fn start(url: &str, before: Option<&Self>) -> io::Result<Self> {
+        let wrong = || io::Error::new(io::ErrorKind::InvalidInput, format!("{url:?} is no URL"));
+        let address = Address::parse(url).ok_or_else(wrong)?;
         let (messages, received) = mpsc::sync_channel::<Value>(QUEUE);
-        let counts = Arc::new(Counts::default());
-        let (url, counted) = (url.to_owned(), counts.clone());
+        let counts = before.map(|before| before.counts.clone()).unwrap_or_default();
+        let counted = counts.clone();
         let config = client::agent().timeout_global(Some(TIMEOUT)).build();
         let agent = ureq::Agent::new_with_config(config);
         // It ends with the sender; what waits then is not waited for.
         thread::Builder::new().name("webhook".to_owned()).spawn(move || {
             for message in received {
-                deliver(&agent, &url, &message, &counted);
+                deliver(&agent, &address, &message, &counted);
             }
         })?;
-        Ok(Self { messages, counts })
+        Ok(Self { url: url.to_owned(), messages, counts })
+    }
+
+    /// Where messages go.
+    pub(super) fn url(&self) -> &str {
+        &self.url
     }
 
     /// Has a message sent.
@@ -81,11 +89,14 @@ impl Webhook {
     }
 }
 
-fn deliver(agent: &ureq::Agent, url: &str, message: &Value, counts: &Counts) {
+fn deliver(agent: &ureq::Agent, address: &Address, message: &Value, counts: &Counts) {
     let body = message.to_string();
     let mut pauses = PAUSES.into_iter();
     loop {
-        let answer = agent.post(url).header("content-type", "application/json").send(&body);
+        let request = agent.post(&address.url).header("content-type", "application/json");
+        let authorization = address.authorization.iter();
+        let request = authorization.fold(request, |request, value| request.header("authorization", value));
+        let answer = request.send(&body);
         let failure = match answer {
             Ok(answer) if answer.status().is_success() => None,
             Ok(answer) => Some(format!("it answered with HTTP status {}", answer.status().as_u16())),
@@ -178,7 +189,7 @@ mod tests {
             });
             assert!(answers[1].starts_with("POST /hook") && answers[1].ends_with("{\"a\":1}"), "{}", answers[1]);
         });
-        let webhook = Webhook::start(&url).unwrap();
+        let webhook = Webhook::start(&url, None).unwrap();
         webhook.send(json!({ "a": 1 }));
         receiver.join().unwrap();
         for _ in 0..100 {
@@ -188,6 +199,8 @@ mod tests {
             thread::sleep(Duration::from_millis(50));
         }
         assert_eq!(webhook.counts(), [("sent", 1.0), ("failed", 0.0), ("dropped", 0.0)]);
+        let elsewhere = Webhook::start("https://ann:secret@localhost/", Some(&webhook)).unwrap();
+        assert_eq!(elsewhere.counts(), webhook.counts());
         assert_eq!(webhook.last_failure(), None);
     }
 }

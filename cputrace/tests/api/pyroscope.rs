@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use cputrace::group::{Groups, Labels};
 use cputrace::model::Recording;
 use cputrace::serve::http::Limits;
-use cputrace::serve::{PushOptions, State};
+use cputrace::serve::{PushOptions, PushTo, Settings, State};
 use cputrace::store::{Digest, Store, unix_ms};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -362,13 +362,20 @@ fn windows_are_handed_on() {
     let lines = BufReader::new(receiver.stdout.take().unwrap()).lines();
     let mut lines = lines.map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap());
     let url = lines.next().unwrap()["address"].as_str().unwrap().to_owned();
-    let push = PushOptions { pyroscope: Some(format!("{url}/")), otlp: Some(url) };
+    // One asks for a user, the other for headers.
+    let headers = [("x-scope-orgid", "team"), ("authorization", "Bearer token")];
+    let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+    let with_user = url.replace("http://", "http://ann:s%40cret@");
+    let push = PushOptions {
+        pyroscope: Some(PushTo { url: format!("{with_user}/"), headers: Vec::new() }),
+        otlp: Some(PushTo { url, headers }),
+    };
     // What is old would not be sent twice.
     let window = Recording { start: SystemTime::now(), ..recording() };
-    let settings = settings(directory.path(), Limits::default());
+    let settings = Settings { push, ..settings(directory.path(), Limits::default()) };
     let groups = Groups::new(&settings.groups).unwrap();
     let state = State::new(&settings, Store::open(directory.path()).unwrap(), groups, Box::new(|_| {}));
-    state.push(&push).unwrap();
+    state.take_up(&settings).unwrap();
     state.add(&window);
     let (mut refused, mut done) = (0, 0);
     let mut found: Vec<Value> = Vec::new();

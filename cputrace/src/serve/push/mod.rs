@@ -21,7 +21,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use ureq::Agent;
 
-use crate::client;
+use crate::client::{self, Address};
 use crate::metrics::{self, collect::Families};
 use crate::store::Digest;
 use crate::store::windows::Range;
@@ -41,10 +41,19 @@ const MAX_AGE: Duration = Duration::from_mins(30);
 /// Where windows are handed on to.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct PushOptions {
-    /// A Pyroscope's URL.
-    pub pyroscope: Option<String>,
-    /// The URL of a receiver of OpenTelemetry's profiles, by HTTP.
-    pub otlp: Option<String>,
+    /// A Pyroscope.
+    pub pyroscope: Option<PushTo>,
+    /// A receiver of OpenTelemetry's profiles, by HTTP.
+    pub otlp: Option<PushTo>,
+}
+
+/// A server that takes windows.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PushTo {
+    /// Its URL, with `user:password@` before the host where it asks for that.
+    pub url: String,
+    /// Headers that it wants: names and values.
+    pub headers: Vec<(String, String)>,
 }
 
 /// A window to be handed on.
@@ -102,6 +111,7 @@ enum Failure {
 struct Destination {
     format: Format,
     url: String,
+    headers: Vec<(String, String)>,
     agent: Agent,
     hostname: String,
     counts: Arc<Counts>,
@@ -111,39 +121,38 @@ struct Destination {
 /// The way to a destination.
 struct Way {
     name: &'static str,
+    to: PushTo,
     windows: SyncSender<Arc<Window>>,
     counts: Arc<Counts>,
+    stopping: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
 
 /// The ways to all destinations.
+#[derive(Default)]
 pub(super) struct Push {
     ways: Vec<Way>,
-    stopping: Arc<AtomicBool>,
 }
 
 impl Push {
-    /// Starts a thread for each; nothing is sent yet.
-    pub(super) fn start(options: &PushOptions, hostname: &str) -> io::Result<Self> {
+    /// Hands windows on to these from now on: what was sent elsewhere is not waited for, and is counted on where there is another
+    /// destination instead.
+    pub(super) fn take_up(&mut self, options: &PushOptions, hostname: &str) -> io::Result<()> {
         let PushOptions { pyroscope, otlp } = options;
-        let stopping = Arc::new(AtomicBool::new(false));
-        let wanted = [(PYROSCOPE, pyroscope), (OTLP, otlp)].into_iter();
-        let wanted = wanted.filter_map(|(format, url)| Some((format, url.as_ref()?)));
-        let ways = wanted.map(|(format, url)| {
-            let (windows, queue) = mpsc::sync_channel(QUEUE);
-            let (name, counts) = (format.name, Arc::new(Counts::default()));
-            let destination = Destination {
-                url: format!("{}{}", url.trim_end_matches('/'), format.path),
-                format,
-                agent: Agent::new_with_config(client::agent().timeout_global(Some(TIMEOUT)).build()),
-                hostname: hostname.to_owned(),
-                counts: counts.clone(),
-                stopping: stopping.clone(),
-            };
-            let thread = thread::Builder::new().name(format!("push {name}")).spawn(move || destination.run(&queue))?;
-            Ok(Way { name, windows, counts, thread })
-        });
-        Ok(Self { ways: ways.collect::<io::Result<_>>()?, stopping })
+        for (format, to) in [(PYROSCOPE, pyroscope), (OTLP, otlp)] {
+            let before = self.ways.iter().position(|way| way.name == format.name);
+            if before.map(|index| &self.ways[index].to) == to.as_ref() {
+                continue;
+            }
+            let before = before.map(|index| self.ways.remove(index));
+            if let Some(to) = to {
+                let counts = before.as_ref().map(|way| way.counts.clone()).unwrap_or_default();
+                self.ways.push(Way::start(format, to, counts, hostname)?);
+            }
+            // Its thread ends as soon as what waits is sent or refused.
+            before.iter().for_each(|way| way.stopping.store(true, Ordering::Relaxed));
+        }
+        Ok(())
     }
 
     /// Hands a window on; where the queue is full, it is dropped.
@@ -187,11 +196,33 @@ impl Push {
 
     /// Sends what waits, as long as that is taken, and ends.
     pub(super) fn stop(self) {
-        self.stopping.store(true, Ordering::Relaxed);
+        self.ways.iter().for_each(|way| way.stopping.store(true, Ordering::Relaxed));
         for Way { windows, thread, .. } in self.ways {
             drop(windows);
             let _ = thread.join();
         }
+    }
+}
+
+impl Way {
+    /// Starts its thread; nothing is sent yet.
+    fn start(format: Format, to: &PushTo, counts: Arc<Counts>, hostname: &str) -> io::Result<Self> {
+        let (windows, queue) = mpsc::sync_channel(QUEUE);
+        let (name, stopping) = (format.name, Arc::new(AtomicBool::new(false)));
+        let wrong = || io::Error::new(io::ErrorKind::InvalidInput, format!("{:?} is no URL", to.url));
+        let Address { url, authorization } = Address::parse(&to.url).ok_or_else(wrong)?;
+        let authorization = authorization.map(|value| ("Authorization".to_owned(), value));
+        let destination = Destination {
+            url: format!("{}{}", url.trim_end_matches('/'), format.path),
+            format,
+            headers: authorization.into_iter().chain(to.headers.iter().cloned()).collect(),
+            agent: Agent::new_with_config(client::agent().timeout_global(Some(TIMEOUT)).build()),
+            hostname: hostname.to_owned(),
+            counts: counts.clone(),
+            stopping: stopping.clone(),
+        };
+        let thread = thread::Builder::new().name(format!("push {name}")).spawn(move || destination.run(&queue))?;
+        Ok(Self { name, to: to.clone(), windows, counts, stopping, thread })
     }
 }
 
@@ -242,8 +273,9 @@ impl Destination {
     }
 
     fn post(&self, body: &[u8]) -> Result<(), Failure> {
-        let Self { format, url, agent, .. } = self;
+        let Self { format, url, headers, agent, .. } = self;
         let request = agent.post(url).header("content-type", format.content_type).header("content-encoding", "gzip");
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(name, value));
         let mut answer = request.send(body).map_err(|error| Failure::Later(format!("{url}: {error}")))?;
         let status = answer.status();
         if status.is_success() {
@@ -265,5 +297,32 @@ impl Destination {
             waited += SLICE;
         }
         !self.stopping.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    /// A destination that stays keeps its thread; one in the place of another goes on counting; one that is gone ends.
+    #[test]
+    fn destinations_change() {
+        let to = |url: &str| Some(PushTo { url: url.to_owned(), headers: Vec::new() });
+        let options = |pyroscope: &str, otlp: &str| PushOptions { pyroscope: to(pyroscope), otlp: to(otlp) };
+        let mut push = Push::default();
+        push.take_up(&options("http://a", "http://b"), "host").unwrap();
+        let ends: Vec<_> = push.ways.iter().map(|way| (way.counts.clone(), way.stopping.clone())).collect();
+        push.take_up(&options("http://a", "http://ann:secret@c"), "host").unwrap();
+        let way = |name: &str| push.ways.iter().find(|way| way.name == name).unwrap();
+        assert!(Arc::ptr_eq(&way("pyroscope").stopping, &ends[0].1));
+        assert!(Arc::ptr_eq(&way("otlp").counts, &ends[1].0));
+        assert!(!Arc::ptr_eq(&way("otlp").stopping, &ends[1].1));
+        let have_ended = ends.iter().map(|(_, stopping)| stopping.load(Ordering::Relaxed));
+        assert_eq!(have_ended.collect::<Vec<_>>(), [false, true]);
+        push.take_up(&PushOptions { pyroscope: None, otlp: None }, "host").unwrap();
+        assert!(push.ways.is_empty() && ends[0].1.load(Ordering::Relaxed));
+        push.stop();
     }
 }

@@ -22,7 +22,7 @@ import (
 // Takes what is pushed, with Pyroscope's own service and OpenTelemetry's own messages. The first line of the output is the
 // address; each further one a profile: {"from": "pyroscope" | "otlp", "labels": {…}, "types": ["cpu/nanoseconds"], "stacks":
 // ["main;work 5"]}, then {"done": true} for each request; or {"refused": true} for each of the first ones, which are answered
-// with 503.
+// with 503. Pyroscope asks for the user ann, and the other for a token and a tenant.
 type receiver struct {
 	refusals int
 }
@@ -48,6 +48,13 @@ func (r *receiver) gate(next http.Handler) http.Handler {
 			r.refusals--
 			print(map[string]any{"refused": true})
 			http.Error(w, "not yet", http.StatusServiceUnavailable)
+			return
+		}
+		user, password, isUser := request.BasicAuth()
+		isAnn := isUser && user == "ann" && password == "s@cret"
+		hasToken := request.Header.Get("Authorization") == "Bearer token" && request.Header.Get("X-Scope-OrgID") == "team"
+		if isOTLP := request.URL.Path == "/v1development/profiles"; isOTLP && !hasToken || !isOTLP && !isAnn {
+			http.Error(w, "who are you?", http.StatusUnauthorized)
 			return
 		}
 		next.ServeHTTP(w, request)
