@@ -255,7 +255,7 @@ fn counting_on_other_machines() {
     let machine = Machine::server("genoa", 0x19, 0x11);
     let count = |later: Machine, sets: &[&str]| {
         let source = Box::new(pmu::fake::Kernel { machine: later });
-        let mut counting = Counting::new(machine.survey(), source, sets, true);
+        let mut counting = Counting::new(machine.survey(), source, sets, true, usize::MAX);
         counting.add_process(7, &[(7, "app".to_owned()), (8, "worker".to_owned())]);
         counting.enable();
         counting.read();
@@ -298,8 +298,13 @@ fn counting_on_other_machines() {
     assert_eq!(counted.len() + missing.metrics.len(), 17);
 
     // The whole host: cycles by wall-clock time are no frequency.
-    let mut counting =
-        Counting::new(machine.survey(), Box::new(pmu::fake::Kernel { machine: machine.clone() }), &["base"], true);
+    let mut counting = Counting::new(
+        machine.survey(),
+        Box::new(pmu::fake::Kernel { machine: machine.clone() }),
+        &["base"],
+        true,
+        usize::MAX,
+    );
     counting.add_host();
     counting.enable();
     counting.read();

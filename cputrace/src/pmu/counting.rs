@@ -20,19 +20,6 @@ pub const DEFAULT_SETS: &[&str] = &["software", "base", "l3", "memory", "energy"
 /// Open files that are left to the rest of the program: ring buffers, programs and files of targets.
 const OTHER_FILES: usize = 512;
 
-/// Raises the limit of open files as far as this process may; what it is then.
-fn raise_file_limit() -> usize {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: fills in the struct given.
-    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
-        return 0;
-    }
-    let raised = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
-    // SAFETY: reads the struct given.
-    let done = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) } == 0;
-    usize::try_from(if done { raised.rlim_cur } else { limit.rlim_cur }).unwrap_or(usize::MAX)
-}
-
 /// A group that counts.
 struct Open {
     subject: CounterSubject,
@@ -63,8 +50,15 @@ pub struct Counting {
 
 impl Counting {
     /// Plans the sets on this machine and opens what is of the whole host; nothing counts yet.
-    pub fn new(survey: Survey, source: Box<dyn CounterSource>, sets: &[&str], follow_children: bool) -> Self {
-        let max_files = raise_file_limit().saturating_sub(OTHER_FILES);
+    /// `files` is how many the process may have open.
+    pub fn new(
+        survey: Survey,
+        source: Box<dyn CounterSource>,
+        sets: &[&str],
+        follow_children: bool,
+        files: usize,
+    ) -> Self {
+        let max_files = files.saturating_sub(OTHER_FILES);
         let plan = survey.plan(sets);
         let mut counting = Self {
             survey,

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 /// What is large for the allocator.
 #[cfg(target_env = "gnu")]
 const LARGE_BYTES: libc::c_int = 1 << 20;
@@ -61,6 +63,16 @@ fn set_nice(nice: libc::c_int) {
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) };
 }
 
+/// Raises the limit of open files as far as this process may; what it is then. Each file that is mapped on the host is open once.
+pub fn raise_file_limit() -> usize {
+    let mut limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    if setrlimit(Resource::Nofile, raised).is_ok() {
+        limit = raised;
+    }
+    limit.current.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX)
+}
+
 /// Whether it runs as root.
 pub fn is_root() -> bool {
     // SAFETY: a call without pointers that cannot fail.
@@ -108,4 +120,21 @@ fn usage() -> libc::rusage {
     // SAFETY: fills in the struct given; RUSAGE_SELF is always there.
     unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut usage) };
     usage
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    /// As many files may be open as this process may allow itself.
+    #[test]
+    fn raises_the_limit_of_open_files() {
+        let limit = getrlimit(Resource::Nofile);
+        let most = limit.maximum.unwrap_or(1 << 20);
+        setrlimit(Resource::Nofile, Rlimit { current: Some(most - 1), ..limit }).unwrap();
+        assert_eq!(raise_file_limit(), limit.maximum.map_or(usize::MAX, |files| usize::try_from(files).unwrap()));
+        assert_eq!(getrlimit(Resource::Nofile).current, limit.maximum);
+    }
 }

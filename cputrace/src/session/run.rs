@@ -116,6 +116,8 @@ pub(super) struct Session<'a> {
 impl<'a> Session<'a> {
     /// Finds the targets and attaches to them; the clock does not run yet.
     pub(super) fn attach(options: &'a Options, command: Option<&HeldCommand>) -> Result<Self, SessionError> {
+        // The command has been started: it keeps the limit that it was given.
+        own::raise_file_limit();
         let target::Resolved { selection, mut pids, directory } = target::resolve(&options.targets)?;
         pids.extend(command.map(HeldCommand::pid));
         let filter = match selection {
@@ -428,7 +430,8 @@ impl<'a> Session<'a> {
 /// Opens counters for the targets; they do not count yet.
 fn counting(options: &Options, selection: Selection, pids: &[u32], directory: Option<&Path>) -> Counting {
     let sets: Vec<_> = options.pmu.iter().map(String::as_str).collect();
-    let mut counting = Counting::new(Survey::here(), Box::new(Perf), &sets, options.follow_children);
+    let files = own::raise_file_limit();
+    let mut counting = Counting::new(Survey::here(), Box::new(Perf), &sets, options.follow_children, files);
     match selection {
         Selection::Processes => pids.iter().for_each(|&pid| counting.add_process(pid, &target::threads(pid))),
         Selection::All => counting.add_host(),
