@@ -144,10 +144,11 @@ impl Engine {
             track.absent = 0;
             step(track, observation, end, (&mut begins, &mut goes_on, &mut usual_now));
         }
-        // What takes no time need not be there.
+        // What is not there takes nothing. That ends an alarm, but says nothing of what is usual while it is there: a job that comes
+        // now and then is no anomaly each time.
         for (group, signals) in &mut self.tracks {
             for (&signal, track) in signals.iter_mut().filter(|(_, track)| track.absent > 0) {
-                if matches!(signal, Signal::Cpu | Signal::OffCpu) {
+                if track.deviant.is_some() && matches!(signal, Signal::Cpu | Signal::OffCpu) {
                     let nothing = Observation { group, signal, value: 0.0, seasonal: None };
                     step(track, &nothing, end, (&mut begins, &mut goes_on, &mut usual_now));
                 } else {
@@ -540,6 +541,19 @@ mod tests {
             let backup = Observation { group: "backup", signal: Signal::Cpu, value, seasonal };
             assert_eq!(engine.window(start, start + WINDOW, &[backup]), []);
         }
+    }
+
+    /// What is usual is known of the windows alone in which a group was there: a job that comes now and then is no anomaly, but one
+    /// that takes more than its kind did before is; it is over when the job has gone.
+    #[test]
+    fn jobs_come_and_go() {
+        let mut run = Run::default();
+        for window in 0..1000 {
+            let job = [("job", Signal::Cpu, if window == 920 { 1.9 } else { 0.8 })];
+            run.window(if window % 40 < 2 { &job } else { &[] });
+        }
+        assert_eq!(run.started(), [(920, "job", Signal::Cpu)]);
+        assert_eq!(run.ended(), 1);
     }
 
     /// Groups that have gone are forgotten.
