@@ -19,6 +19,7 @@
 //! | [`process`] | targets, `/proc` timelines, mappings |
 //! | [`pmu`] | hardware counters: events, metrics, and why one is missing |
 //! | [`code`] | where the code of an object can be read |
+//! | `sections` | the sections of an ELF file |
 //! | [`symbolize`] | names of locations |
 //! | [`export`] | writes a recording in one format |
 //! | [`import`] | reads other tools' profiles |
@@ -45,6 +46,7 @@ pub mod metrics;
 pub mod model;
 pub mod pmu;
 pub mod process;
+mod sections;
 pub mod serve;
 pub mod session;
 pub mod sink;

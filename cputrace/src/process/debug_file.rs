@@ -12,17 +12,14 @@ use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use object::read::elf::{ElfFile64, FileHeader};
-use object::{LittleEndian, Object as _, ObjectSection as _, ReadCache, ReadRef};
+use object::ReadCache;
 
 use super::file::open_regular;
 use crate::model::BuildId;
+use crate::sections::Sections;
 
 /// The folder that distributions use.
 const DEBUG_DIRECTORY: &str = "usr/lib/debug";
-
-/// A longer link is no path.
-const MAX_LINK_BYTES: u64 = 4096;
 
 /// Where the debug information of a file is.
 #[derive(Debug)]
@@ -52,23 +49,16 @@ pub fn find_package(path: &Path, pid: u32) -> Option<File> {
 
 fn find_in(file: &File, path: &Path, roots: &[&Path], build_id: Option<&BuildId>) -> DebugFile {
     let cache = ReadCache::new(file);
-    let Some(elf) = parse(&cache) else { return DebugFile::Missing };
-    if elf.section_by_name(".debug_info").is_some() {
+    let Some(sections) = Sections::read(&cache) else { return DebugFile::Missing };
+    // The second one is packed, in the manner of old compilers.
+    if [".debug_info", ".zdebug_info"].iter().any(|name| sections.by_name(name).is_some()) {
         return DebugFile::Inside;
     }
-    let link = Link::of(&elf);
+    let link = Link::of(&sections);
     let names = candidates(path, build_id, link.as_ref());
     let paths = roots.iter().flat_map(|root| names.iter().map(|name| root.join(name)));
     let found = paths.filter_map(|path| open_regular(&path)).find(|file| belongs(file, build_id, link.as_ref()));
     found.map_or(DebugFile::Missing, DebugFile::Separate)
-}
-
-/// By `pread`, not `mmap`: a file may be cut short while it is looked at.
-fn parse<'a, R: ReadRef<'a>>(data: R) -> Option<ElfFile64<'a, LittleEndian, R>> {
-    let header = object::elf::FileHeader64::<LittleEndian>::parse(data).ok()?;
-    // More than 65,279 sections are no program's, and would be read as a whole.
-    let is_real = header.e_shoff(LittleEndian) == 0 || header.e_shnum(LittleEndian) != 0;
-    is_real.then(|| ElfFile64::parse(data).ok())?
 }
 
 /// Paths to try, relative to a root.
@@ -102,7 +92,7 @@ fn belongs(candidate: &File, build_id: Option<&BuildId>, link: Option<&Link>) ->
 /// Whether a file is of the program with this build id.
 pub(super) fn has_build_id(file: &File, build_id: &BuildId) -> bool {
     let cache = ReadCache::new(file);
-    parse(&cache).is_some_and(|elf| elf.build_id() == Ok(Some(&build_id.0)))
+    Sections::read(&cache).is_some_and(|sections| sections.build_id() == Some(&build_id.0))
 }
 
 /// The CRC that debug links use is gzip's.
@@ -124,11 +114,8 @@ struct Link {
 }
 
 impl Link {
-    fn of<'a, R: ReadRef<'a>>(elf: &ElfFile64<'a, LittleEndian, R>) -> Option<Self> {
-        if elf.section_by_name(".gnu_debuglink")?.size() > MAX_LINK_BYTES {
-            return None;
-        }
-        let (name, checksum) = elf.gnu_debuglink().ok()??;
+    fn of(sections: &Sections<'_>) -> Option<Self> {
+        let (name, checksum) = sections.debug_link()?;
         // A name, not a path that could lead anywhere.
         let is_name = !name.is_empty() && !name.contains(&b'/') && name != b"..";
         is_name.then(|| Self { name: name.to_owned(), checksum })

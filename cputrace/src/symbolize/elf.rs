@@ -12,13 +12,14 @@ use std::path::{Path, PathBuf};
 use blazesym::symbolize::source::{Elf, Source};
 use blazesym::symbolize::{Input, Reason, Sym, Symbolized, Symbolizer};
 use object::elf::SHF_ALLOC;
-use object::read::elf::{ElfFile64, FileHeader};
-use object::{LittleEndian, Object as _, ObjectSection as _, ReadCache, ReadRef, SectionFlags};
+use object::read::elf::SectionHeader as _;
+use object::{LittleEndian, ReadCache};
 use procfs::process::MMPermissions;
 use tempfile::TempDir;
 
 use super::{Detail, SourceLine, guard, unpacked};
 use crate::model::UnknownReason;
+use crate::sections::Sections;
 use crate::unwind::FileKey;
 
 /// Addresses looked up at once: larger batches need more memory and are no faster.
@@ -40,7 +41,7 @@ const KEPT_WINDOWS: u32 = 30;
 const MAX_SYMBOL_BYTES: usize = 64 << 10;
 
 /// Where the small symbol table of distributions without debug packages is ("MiniDebugInfo").
-const MINI_DEBUG_INFO: &str = ".gnu_debugdata";
+const MINI_DEBUG_INFO: &[u8] = b".gnu_debugdata";
 
 /// What is at an address.
 pub(super) type Found = Result<Place, UnknownReason>;
@@ -77,9 +78,8 @@ impl<'a> ElfNames<'a> {
     }
 
     fn open_one(file: &'a File, detail: Detail) -> Result<Self, UnknownReason> {
-        // By `pread`: what is said about the file must not depend on its staying as it is.
         let cache = ReadCache::new(file);
-        let elf = parse(&cache).ok_or(UnknownReason::Damaged)?;
+        let sections = Sections::read(&cache).ok_or(UnknownReason::Damaged)?;
         let mut names = Self {
             file,
             package: None,
@@ -88,21 +88,19 @@ impl<'a> ElfNames<'a> {
             is_packed: false,
             symbol_table_bytes: 0,
         };
-        for section in elf.sections() {
-            let name = section.name_bytes().unwrap_or_default();
+        for (name, section) in sections.iter() {
+            let (address, bytes) = (section.sh_addr(LittleEndian), section.sh_size(LittleEndian));
             if name == b".symtab" || name == b".dynsym" {
-                names.symbol_table_bytes = names.symbol_table_bytes.saturating_add(section.size());
+                names.symbol_table_bytes = names.symbol_table_bytes.saturating_add(bytes);
             }
-            if let SectionFlags::Elf { sh_flags, .. } = section.flags()
-                && sh_flags.contains(SHF_ALLOC)
-            {
-                names.sections.push(section.address()..section.address().saturating_add(section.size()));
-            } else if name == MINI_DEBUG_INFO.as_bytes() {
+            if section.sh_flags(LittleEndian).contains(SHF_ALLOC) {
+                names.sections.push(address..address.saturating_add(bytes));
+            } else if name == MINI_DEBUG_INFO {
                 // Not even the dynamic symbols can be had without it being unpacked.
-                unpacked::mini_debug_info_bytes(file, &section).ok_or(UnknownReason::Damaged)?;
+                unpacked::mini_debug_info_bytes(file, section).ok_or(UnknownReason::Damaged)?;
             } else if detail == Detail::Lines && name.starts_with(b".debug_") {
                 names.has_debug_info |= name.starts_with(b".debug_info");
-                names.is_packed |= unpacked::is_packed(&section);
+                names.is_packed |= unpacked::is_packed(section);
             }
         }
         Ok(names)
@@ -394,12 +392,4 @@ fn unknown(reason: Reason) -> UnknownReason {
         Reason::Unmapped => UnknownReason::Unmapped,
         _ => UnknownReason::NotInSymbolTable,
     }
-}
-
-/// The sections of a file.
-pub(super) fn parse<'a, R: ReadRef<'a>>(data: R) -> Option<ElfFile64<'a, LittleEndian, R>> {
-    let header = object::elf::FileHeader64::<LittleEndian>::parse(data).ok()?;
-    // More than 65,279 sections are no program's, and would be read as a whole.
-    let is_real = header.e_shoff(LittleEndian) == 0 || header.e_shnum(LittleEndian) != 0;
-    is_real.then(|| ElfFile64::parse(data).ok())?
 }

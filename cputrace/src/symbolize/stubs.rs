@@ -5,13 +5,13 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 
 use object::elf::EM_X86_64;
-use object::read::elf::{FileHeader as _, SectionHeader as _};
-use object::{LittleEndian, Object as _, ObjectSection as _, ObjectSymbol as _, ObjectSymbolTable as _};
-use object::{ReadCache, RelocationTarget};
+use object::read::elf::{FileHeader as _, Rela as _, SectionHeader as _};
+use object::{LittleEndian, ReadCache};
 
-use super::elf::parse;
+use crate::sections::Sections;
 
 /// The sections that stubs are in.
 const SECTIONS: [&str; 3] = [".plt", ".plt.sec", ".plt.got"];
@@ -32,21 +32,25 @@ pub(super) fn look_up(file: &File, addresses: &[u64]) -> Vec<Option<String>> {
 /// The slot that each stub jumps through.
 fn slots(file: &File, addresses: &[u64]) -> Option<Vec<Option<u64>>> {
     let cache = ReadCache::new(file);
-    let elf = parse(&cache)?;
-    if elf.elf_header().e_machine(LittleEndian) != EM_X86_64 {
+    let sections = Sections::read(&cache)?;
+    if sections.header().e_machine(LittleEndian) != EM_X86_64 {
         return None;
     }
     let mut slots = vec![None; addresses.len()];
-    for name in SECTIONS {
-        let Some(section) = elf.section_by_name(name) else { continue };
-        let range = section.address()..section.address().saturating_add(section.size());
-        let entry_bytes = match section.elf_section_header().sh_entsize(LittleEndian) {
+    for section in SECTIONS.iter().filter_map(|name| sections.by_name(name)) {
+        let Some((offset, bytes)) = section.file_range(LittleEndian) else { continue };
+        let start = section.sh_addr(LittleEndian);
+        let range = start..start.saturating_add(bytes);
+        let entry_bytes = match section.sh_entsize(LittleEndian) {
             8 => 8,
             _ => 16,
         };
         for (address, slot) in addresses.iter().zip(&mut slots).filter(|(address, _)| range.contains(address)) {
-            let entry = address - (address - range.start) % entry_bytes;
-            *slot = section.data_range(entry, entry_bytes).ok().flatten().and_then(|code| jump(entry, code));
+            let entry = address - (address - start) % entry_bytes;
+            let mut code = [0; 16];
+            let code = &mut code[..entry_bytes as usize];
+            let is_read = file.read_exact_at(code, offset.saturating_add(entry - start)).is_ok();
+            *slot = is_read.then(|| jump(entry, code)).flatten();
         }
     }
     Some(slots)
@@ -64,14 +68,24 @@ fn symbols(file: &File, slots: &[Option<u64>]) -> Option<HashMap<u64, String>> {
     let mut wanted: Vec<u64> = slots.iter().copied().flatten().collect();
     wanted.sort_unstable();
     let cache = ReadCache::new(file);
-    let elf = parse(&cache)?;
-    let table = elf.dynamic_symbol_table()?;
-    let relocations = elf.dynamic_relocations()?.filter(|(slot, _)| wanted.binary_search(slot).is_ok());
-    let names = relocations.filter_map(|(slot, relocation)| {
-        let RelocationTarget::Symbol(index) = relocation.target() else { return None };
-        let symbol = table.symbol_by_index(index).ok()?;
-        let name = symbol.name().ok().filter(|name| !name.is_empty())?;
-        Some((slot, name.to_owned()))
-    });
-    Some(names.collect())
+    let sections = Sections::read(&cache)?;
+    let symbols = sections.dynamic_symbols()?;
+    let mut names = HashMap::new();
+    for (_, section) in sections.iter() {
+        let Ok(Some((relocations, of))) = section.rela(LittleEndian, &cache) else { continue };
+        if of != symbols.section() {
+            continue;
+        }
+        for relocation in relocations {
+            let slot = relocation.r_offset(LittleEndian);
+            if wanted.binary_search(&slot).is_ok()
+                && let Some(index) = relocation.symbol(LittleEndian, false)
+                && let Ok(name) = symbols.symbol(index).and_then(|symbol| symbols.symbol_name(LittleEndian, symbol))
+                && let Some(name) = std::str::from_utf8(name).ok().filter(|name| !name.is_empty())
+            {
+                names.insert(slot, name.to_owned());
+            }
+        }
+    }
+    Some(names)
 }

@@ -7,10 +7,12 @@ use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::fs::FileExt;
 
-use object::elf::{FileHeader64, SHF_ALLOC, SHF_COMPRESSED, SHT_NOBITS, SHT_PROGBITS, SectionHeader64};
-use object::read::elf::{ElfSection64, FileHeader as _, SectionHeader as _};
-use object::{CompressionFormat, LittleEndian, Object as _, ObjectSection as _, ReadCache, U64};
+use object::elf::{ELFCOMPRESS_ZLIB, ELFCOMPRESS_ZSTD, SHF_ALLOC, SHF_COMPRESSED, SHT_NOBITS, SHT_PROGBITS};
+use object::read::elf::{CompressionHeader as _, FileHeader as _, SectionHeader as _};
+use object::{LittleEndian, ReadCache, U64};
 use rustix::fs::MemfdFlags;
+
+use crate::sections::{Data, Header, Section, Sections};
 
 /// What is larger than this when unpacked is left alone.
 pub(super) const MAX_BYTES: u64 = 256 << 20;
@@ -29,17 +31,14 @@ const UNWANTED: [&str; 10] = [
     ".debug_frame",
 ];
 
-type Section<'a, 'file> = ElfSection64<'a, 'file, LittleEndian, &'a ReadCache<&'a File>>;
-
 /// Whether a section of debug information is packed.
-pub(super) fn is_packed(section: &Section<'_, '_>) -> bool {
-    // What cannot be read is found out when it is unpacked.
-    section.compressed_file_range().map_or(true, |range| range.format != CompressionFormat::None)
+pub(super) fn is_packed(section: &Section) -> bool {
+    section.sh_flags(LittleEndian).contains(SHF_COMPRESSED)
 }
 
 /// How large a small symbol table ("MiniDebugInfo") is, unpacked once and thrown away; `None` if it is damaged or too large.
-pub(super) fn mini_debug_info_bytes(file: &File, section: &Section<'_, '_>) -> Option<u64> {
-    let (at, size) = section.file_range()?;
+pub(super) fn mini_debug_info_bytes(file: &File, section: &Section) -> Option<u64> {
+    let (at, size) = section.file_range(LittleEndian)?;
     let packed = Part { file, at, end: at.checked_add(size)? };
     let mut unpacked = xz2::read::XzDecoder::new(packed).take(MAX_BYTES + 1);
     io::copy(&mut unpacked, &mut io::sink()).ok().filter(|bytes| *bytes <= MAX_BYTES)
@@ -49,8 +48,8 @@ pub(super) fn mini_debug_info_bytes(file: &File, section: &Section<'_, '_>) -> O
 /// too large.
 pub(super) fn unpacked(file: &File) -> Option<File> {
     let cache = ReadCache::new(file);
-    let elf = super::elf::parse(&cache)?;
-    let header = elf.elf_header();
+    let sections = Sections::read(&cache)?;
+    let header = sections.header();
     let mut copy = Copy {
         from: file,
         to: rustix::fs::memfd_create("debug information", MemfdFlags::CLOEXEC).ok()?.into(),
@@ -58,32 +57,31 @@ pub(super) fn unpacked(file: &File) -> Option<File> {
         end: file.metadata().ok()?.len(),
     };
     let endian = LittleEndian;
-    copy.part(0, size_of::<FileHeader64<LittleEndian>>() as u64)?;
+    copy.part(0, size_of::<Header>() as u64)?;
     let programs = u64::from(header.e_phentsize(endian)) * u64::from(header.e_phnum(endian));
     copy.part(header.e_phoff(endian), programs)?;
-    for (index, section) in elf.elf_section_table().iter().enumerate() {
+    for (index, (name, section)) in sections.iter().enumerate() {
         let mut section = *section;
-        let reader = elf.section_by_index(object::SectionIndex(index));
-        let name = reader.as_ref().ok().and_then(|section| section.name().ok()).unwrap_or_default();
+        let name = std::str::from_utf8(name).unwrap_or_default();
         if name.starts_with(".debug_") && UNWANTED.contains(&name.trim_end_matches(".dwo")) {
             section.sh_size = U64::new(endian, 0);
             set_unpacked(&mut section);
-        } else if let Some(reader) = reader.ok().filter(|reader| name.starts_with(".debug_") && is_packed(reader)) {
-            copy.unpack(&reader, &mut section)?;
+        } else if name.starts_with(".debug_") && is_packed(&section) {
+            copy.unpack(&cache, &mut section)?;
         } else if section.sh_type(endian) != SHT_NOBITS && !is_code_or_data(&section) {
             copy.part(section.sh_offset(endian), section.sh_size(endian))?;
         }
-        let place = header.e_shoff(endian).checked_add((index * size_of::<SectionHeader64<LittleEndian>>()) as u64)?;
+        let place = header.e_shoff(endian).checked_add((index * size_of::<Section>()) as u64)?;
         copy.to.write_all_at(object::pod::bytes_of(&section), place).ok()?;
     }
     Some(copy.to)
 }
 
-fn set_unpacked(section: &mut SectionHeader64<LittleEndian>) {
+fn set_unpacked(section: &mut Section) {
     section.sh_flags = U64::new(LittleEndian, section.sh_flags(LittleEndian).without(SHF_COMPRESSED));
 }
 
-fn is_code_or_data(section: &SectionHeader64<LittleEndian>) -> bool {
+fn is_code_or_data(section: &Section) -> bool {
     section.sh_type(LittleEndian) == SHT_PROGBITS && section.sh_flags(LittleEndian).contains(SHF_ALLOC)
 }
 
@@ -102,14 +100,14 @@ impl Copy<'_> {
         (self.fill(at, part)? == bytes).then_some(())
     }
 
-    fn unpack(&mut self, reader: &Section<'_, '_>, section: &mut SectionHeader64<LittleEndian>) -> Option<()> {
-        let range = reader.compressed_file_range().ok()?;
-        let part = Part { file: self.from, at: range.offset, end: range.offset.checked_add(range.compressed_size)? };
+    fn unpack(&mut self, data: Data<'_>, section: &mut Section) -> Option<()> {
+        let (packed, offset, size) = section.compression(LittleEndian, data).ok()??;
+        let part = Part { file: self.from, at: offset, end: offset.checked_add(size)? };
         // No section needs more.
         let at = self.end.next_multiple_of(16);
-        let bytes = match range.format {
-            CompressionFormat::Zlib => self.fill(at, flate2::read::ZlibDecoder::new(part))?,
-            CompressionFormat::Zstandard => self.fill(at, zstd::stream::read::Decoder::new(part).ok()?)?,
+        let bytes = match packed.ch_type(LittleEndian) {
+            ELFCOMPRESS_ZLIB => self.fill(at, flate2::read::ZlibDecoder::new(part))?,
+            ELFCOMPRESS_ZSTD => self.fill(at, zstd::stream::read::Decoder::new(part).ok()?)?,
             _ => return None,
         };
         self.end = at.checked_add(bytes)?;
