@@ -10,6 +10,9 @@ use crate::model::{SchedulerLedger, ThreadTime};
 /// Ended threads that are kept one by one; those that come later are added up.
 const MAX_ENDED: usize = 16_384;
 
+/// Shorter waits cannot be told from the lag of the kernel's account: a tick takes up to 10 ms.
+const LONG_NS: u64 = 50_000_000;
+
 /// The account of one window.
 pub struct ThreadTimes {
     maps: SchedMaps,
@@ -150,10 +153,21 @@ fn so_far(thread: &Thread, now_ns: u64) -> ThreadTime {
     let open_ns = now_ns.saturating_sub(thread.since_ns);
     match thread.state {
         state::RUNNING => time.on_cpu_ns += open_ns,
-        state::RUNNABLE | state::THROTTLED => time.run_queue_ns += open_ns,
+        state::RUNNABLE | state::THROTTLED => {
+            let ran_ns = unseen_ns(&time, open_ns);
+            time.on_cpu_ns += ran_ns;
+            time.run_queue_ns += open_ns - ran_ns;
+        }
         blocked => time.off_cpu_ns[(blocked & 3) as usize] += open_ns,
     }
     time
+}
+
+/// How much of its wait for a CPU, which has not ended, a thread has been on one: now and then the switch to it is not seen. That is
+/// noticed when it is switched from; until then the kernel's own account tells, which lags by a tick of its clock.
+fn unseen_ns(time: &ThreadTime, open_ns: u64) -> u64 {
+    let more_ns = time.kernel_on_cpu_ns.saturating_sub(time.on_cpu_ns).min(open_ns);
+    if open_ns >= LONG_NS && more_ns > open_ns / 2 { more_ns } else { 0 }
 }
 
 fn subtract(time: &mut ThreadTime, before: &ThreadTime) {
@@ -200,5 +214,28 @@ fn combine(time: &mut ThreadTime, other: &ThreadTime, of: fn(u64, u64) -> u64) {
     }
     for (value, other) in run_queue_waits.iter_mut().zip(other.run_queue_waits) {
         *value = of(*value, other);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    /// A thread that is said to wait for a CPU since 300 ms, after a second on one.
+    fn waits(kernel_on_cpu_ns: u64) -> ThreadTime {
+        let mut thread = Thread { tid: 1, tgid: 1, state: state::RUNNABLE, since_ns: 1000 * MS, ..Thread::default() };
+        thread.on_cpu_ns = 1000 * MS;
+        thread.kernel.runtime_ns = kernel_on_cpu_ns;
+        so_far(&thread, 1300 * MS)
+    }
+
+    /// Where the kernel says that it ran, the switch to it was not seen; a tick's difference says nothing.
+    #[test]
+    fn an_unseen_switch() {
+        let times =
+            [996, 1010, 1292].map(|ms| waits(ms * MS)).map(|time| (time.on_cpu_ns / MS, time.run_queue_ns / MS));
+        assert_eq!(times, [(1000, 300), (1000, 300), (1292, 8)]);
     }
 }
