@@ -532,9 +532,9 @@ fn trouble_is_reported_once() {
     let url = url.recv().unwrap();
     let windows = |text: String| {
         let line = text.lines().find(|line| line.starts_with("cputrace_windows_total"))?.to_owned();
-        line.rsplit(' ').next()?.parse::<f64>().ok().filter(|&windows| windows >= 35.0)
+        line.rsplit(' ').next()?.parse::<f64>().ok().filter(|&windows| windows >= 72.0)
     };
-    wait_for("35 windows", Duration::from_secs(120), || get(&format!("{url}/metrics")).and_then(windows));
+    wait_for("72 windows", Duration::from_secs(180), || get(&format!("{url}/metrics")).and_then(windows));
     assert_eq!(anomalies(&url, "trouble"), Vec::<Value>::new());
     for (number, (name, kind, function)) in
         [("USR1", "cpu", "burn"), ("USR2", "off-cpu", "fight")].into_iter().enumerate()

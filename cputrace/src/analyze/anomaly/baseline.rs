@@ -5,8 +5,9 @@ use std::collections::VecDeque;
 /// Windows that are remembered: half an hour of the usual ones.
 const MEMORY: usize = 180;
 
-/// Windows without which nothing is known.
-const WARM_UP: usize = 30;
+/// Windows without which nothing is known: eleven minutes, in which what comes each five minutes, such as a database's checkpoint,
+/// has been there twice.
+const WARM_UP: usize = 66;
 
 /// A normal distribution's standard deviation is so many median absolute deviations.
 const NORMAL: f64 = 1.4826;
@@ -79,12 +80,12 @@ mod tests {
     #[test]
     fn robust() {
         let mut baseline = Baseline::default();
-        (0..29).for_each(|index| baseline.add(f64::from(index % 2)));
+        (1..WARM_UP as u32).for_each(|index| baseline.add(f64::from(index % 2)));
         assert_eq!(baseline.usual(), None);
-        baseline.add(100.0);
+        baseline.add(1000.0);
         let usual = baseline.usual();
         let usual = usual.as_ref().map(|usual| (usual.median, usual.largest, usual.mean > 3.0, usual.standard > 10.0));
-        assert_eq!(usual, Some((1.0, 100.0, true, true)));
+        assert_eq!(usual, Some((1.0, 1000.0, true, true)));
         (0..MEMORY).for_each(|_| baseline.add(2.0));
         let all_two = Usual { median: 2.0, deviation: 0.0, mean: 2.0, standard: 0.0, largest: 2.0 };
         assert_eq!(baseline.usual(), Some(all_two));

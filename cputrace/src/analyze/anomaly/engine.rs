@@ -480,18 +480,18 @@ mod tests {
     #[test]
     fn one_alarm_for_one_cause() {
         let mut run = Run::default();
-        for window in 0..60 {
-            let is_on = window >= 40;
+        for window in 0..100 {
+            let is_on = window >= 80;
             let high = |usual: f64, now: f64| if is_on { now } else { usual };
             run.window(&[
                 ("hog", Signal::Cpu, high(0.1, 1.9)),
-                ("hog", Signal::OffCpu, if window >= 44 { 2.0 } else { 0.0 }),
+                ("hog", Signal::OffCpu, if window >= 84 { 2.0 } else { 0.0 }),
                 ("hog", Signal::RunQueue, high(0.001, 0.06)),
                 ("victim", Signal::Cpu, 0.2),
                 ("victim", Signal::RunQueue, high(0.001, 0.13)),
             ]);
         }
-        assert_eq!(run.started(), [(40, "hog", Signal::Cpu)]);
+        assert_eq!(run.started(), [(80, "hog", Signal::Cpu)]);
         let alarm = run.engine.open().next();
         let also: Vec<_> = alarm.iter().flat_map(|alarm| &alarm.also).map(|reading| reading.signal).collect();
         assert_eq!(also, [Signal::RunQueue, Signal::OffCpu]);
@@ -503,8 +503,8 @@ mod tests {
     #[test]
     fn other_signals() {
         let mut run = Run::default();
-        for window in 0..60 {
-            let is_on = window >= 40;
+        for window in 0..100 {
+            let is_on = window >= 80;
             run.window(&[
                 ("queue", Signal::RunQueue, if is_on { 0.13 } else { 0.004 }),
                 ("slow", Signal::Ipc, if is_on { 0.5 } else { 1.5 }),
@@ -513,7 +513,7 @@ mod tests {
                 ("calmer", Signal::Cpu, if is_on { 0.0 } else { 1.5 }),
             ]);
         }
-        assert_eq!(run.started(), [(41, "queue", Signal::RunQueue), (41, "slow", Signal::Ipc)]);
+        assert_eq!(run.started(), [(81, "queue", Signal::RunQueue), (81, "slow", Signal::Ipc)]);
     }
 
     /// The third time in a day it is usual; what does not end becomes usual; what was so at this time of earlier days is usual.
@@ -534,8 +534,8 @@ mod tests {
         assert_eq!((run.started().len(), run.ended()), (1, 1));
         assert!(matches!(&run.changes[1].1, Change::Ended(alarm) if alarm.became_usual), "{:?}", run.changes);
         let mut engine = Engine::default();
-        for window in 0..60 {
-            let (start, is_on) = (UNIX_EPOCH + WINDOW * window, window >= 40);
+        for window in 0..100 {
+            let (start, is_on) = (UNIX_EPOCH + WINDOW * window, window >= 80);
             let value = if is_on { 1.0 } else { 0.0 };
             let seasonal = Some(if is_on { 0.9 } else { 0.0 });
             let backup = Observation { group: "backup", signal: Signal::Cpu, value, seasonal };
@@ -550,7 +550,7 @@ mod tests {
         let mut run = Run::default();
         for window in 0..1000 {
             let job = [("job", Signal::Cpu, if window == 920 { 1.9 } else { 0.8 })];
-            run.window(if window % 40 < 2 { &job } else { &[] });
+            run.window(if window % 20 < 4 { &job } else { &[] });
         }
         assert_eq!(run.started(), [(920, "job", Signal::Cpu)]);
         assert_eq!(run.ended(), 1);
