@@ -332,6 +332,8 @@ impl Groups {
         let labels: Vec<_> = labels.collect();
         self.part_with(&processes);
         self.count_the_living();
+        // Only now it is known which are empty: one may have got a member in this window, after a long time without.
+        self.forget_empty_groups();
         self.is_first = false;
         labels
     }
@@ -383,9 +385,10 @@ impl Groups {
             self.members.insert(pid, member);
         }
         let Some(member) = self.members.get_mut(&pid) else { return };
-        if let Some(stat) = &stat {
+        if let Some(stat) = &stat
+            && let Some(Group { sums, .. }) = self.groups.get_mut(&member.labels.group)
+        {
             let now = Seen::from(stat);
-            let sums = &mut self.groups.get_mut(&member.labels.group).expect("a member's group stays").sums;
             sums.minor_faults += now.minor_faults.saturating_sub(member.seen.minor_faults);
             sums.major_faults += now.major_faults.saturating_sub(member.seen.major_faults);
             member.seen = now;
@@ -395,7 +398,7 @@ impl Groups {
     /// Adds what a process did in the window.
     fn account(&mut self, pid: u32, process: &InWindow) {
         let Some(member) = self.members.get_mut(&pid) else { return };
-        let group = self.groups.get_mut(&member.labels.group).expect("a member's group stays");
+        let Some(group) = self.groups.get_mut(&member.labels.group) else { return };
         let sums = &mut group.sums;
         // The kernel's split of the time since the process was met; what was added so far is not taken back.
         let [user_ticks, system_ticks] = member.ticks();
@@ -439,7 +442,7 @@ impl Groups {
         sums.samples_kernel += samples_kernel;
     }
 
-    /// Forgets processes that have ended, and groups that have been empty for long.
+    /// Forgets processes that have ended.
     fn part_with(&mut self, processes: &Processes) {
         let groups = &mut self.groups;
         self.members.retain(|pid, member| {
@@ -455,8 +458,12 @@ impl Groups {
             }
             is_there
         });
+    }
+
+    /// Forgets groups that have been empty for long.
+    fn forget_empty_groups(&mut self) {
         let (linger, rules) = (self.linger, &self.rules);
-        groups.retain(|name, group| {
+        self.groups.retain(|name, group| {
             group.empty_since.is_none_or(|since| since.elapsed() < linger)
                 || rules.iter().any(|rule| rule.fixed_name() == Some(name))
         });
@@ -478,8 +485,10 @@ impl Groups {
             let oldest = sums.oldest_start_ticks.unwrap_or(u64::MAX).min(member.start_ticks);
             sums.oldest_start_ticks = Some(oldest).filter(|&ticks| ticks > 0);
         }
-        for group in self.groups.values_mut() {
+        for (name, group) in &mut self.groups {
             group.empty_since = match group.sums.processes {
+                // What came and went in this window is to be seen for a while, too.
+                0 if self.in_window.contains_key(name) => Some(Instant::now()),
                 0 => group.empty_since.or_else(|| Some(Instant::now())),
                 _ => None,
             };
@@ -585,6 +594,20 @@ mod tests {
         groups.set_rules(&options(&rules, 9, Duration::ZERO)).unwrap();
         groups.add(&window(&[]));
         assert_eq!(shown(&groups), [("web", 0, 3, 0, 1)]);
+    }
+
+    /// A group that gets a process as its time without one is over stays, with what it had.
+    #[test]
+    fn a_group_comes_back() {
+        let linger = Duration::from_millis(20);
+        let mut groups = Groups::new(&options(&["name = '{{.Comm}}'"], 9, linger)).unwrap();
+        groups.add(&window(&[("a", 5, 0, 0)]));
+        std::thread::sleep(2 * linger);
+        let mut lives = window(&[("a", 1, 0, 0)]);
+        lives.threads[0].ended = false;
+        groups.add(&lives);
+        groups.add(&lives);
+        assert_eq!(shown(&groups), [("a", 1, 7, 0, 1)]);
     }
 
     /// Over the limit is another group's; those that are there go on.
