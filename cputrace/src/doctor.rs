@@ -7,9 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cputrace_common::pace::MOST_STACKS;
-
-use crate::ebpf::{Filter, WaitHook, Waits};
+use crate::ebpf::{Filter, MOST_STACKS, WaitHook, Waits};
 use crate::model::{Clock, Tier};
 use crate::tier::{self, Scope};
 

@@ -358,7 +358,7 @@ fn the_kernel_tells_its_names() {
         event: None,
         counters: 0,
         newcomers: 0,
-        most_stacks: cputrace_common::pace::MOST_STACKS,
+        most_stacks: cputrace::ebpf::MOST_STACKS,
     };
     let names = Object::load(config).unwrap().take_kernel_names();
     if !skip_unless(names.is_some(), "the kernel has no bpf_snprintf: Linux 5.13") {

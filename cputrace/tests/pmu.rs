@@ -408,7 +408,7 @@ fn ops_without_registers() {
         event: Some(EventHook::Op),
         counters: 0,
         newcomers: 0,
-        most_stacks: cputrace_common::pace::MOST_STACKS,
+        most_stacks: cputrace::ebpf::MOST_STACKS,
     };
     let mut object = Object::load(config).unwrap();
     assert_eq!(object.notes(), Vec::<String>::new());

@@ -19,6 +19,7 @@ use aya::programs::{Iter, PerfEvent, Program, ProgramError, RawTracePoint, Trace
 use aya::{Ebpf, EbpfLoader};
 use cputrace_common::config::filter;
 pub use cputrace_common::counter::MAX_COUNTERS;
+pub use cputrace_common::pace::MOST_STACKS;
 use cputrace_common::pace::Pace;
 use cputrace_common::run_time::{Program as RunTimeRow, RunTime};
 use cputrace_common::stat::Stats;

@@ -9,14 +9,12 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime};
 
-use cputrace_common::pace::MOST_STACKS;
-
 use super::cost::{Look, Rate, Watchman};
 use super::window::{Closed, Sums, aggregator};
 use super::{EndReason, Options, Progress, SessionError, Stop};
 use crate::aggregate::Aggregator;
 use crate::collect::{Batch, Event, Observation};
-use crate::ebpf::Filter;
+use crate::ebpf::{Filter, MOST_STACKS};
 use crate::model::{EventSampling, Ledger, MetricValue, SchedulerLedger, StackCounters, ThreadTime, Tier};
 use crate::pmu::counting::Counting;
 use crate::pmu::perf::Perf;
