@@ -35,8 +35,10 @@ pub(super) struct Scale {
     pub(super) part: f64,
     /// What is less is of no interest, however unusual.
     pub(super) least: f64,
-    /// Windows in a row that it takes.
-    pub(super) windows: u32,
+    /// Windows in a row that it takes,
+    pub(super) windows: usize,
+    /// unless one is so many robust deviations away.
+    pub(super) at_once: f64,
     /// Whether less is worse.
     pub(super) falls: bool,
     /// Whether a factor counts, not a difference.
@@ -68,14 +70,19 @@ impl Signal {
     }
 
     /// What it takes for an alarm follows from these: six deviations, so at least 0.3 cores more, or 0.6 of what is usual.
+    /// Who shares locks waits for a moment now and then (behind a database's checkpoint, five thread-seconds): what waits is an
+    /// alarm in the second window in a row, or with 0.8 threads more. A fight that keeps 1.6 threads waiting or more is reported
+    /// within 15 seconds by that, whenever in a window of 10 seconds it begins.
     pub(super) fn scale(self) -> Scale {
-        let rises = Scale { floor: 0.05, part: 0.1, least: 0.0, windows: 1, falls: false, by_factor: false };
+        let rises =
+            Scale { floor: 0.05, part: 0.1, least: 0.0, windows: 1, at_once: 0.0, falls: false, by_factor: false };
+        let twice = Scale { windows: 2, at_once: f64::INFINITY, ..rises };
         match self {
             Self::Cpu => rises,
             // Rows of the kernel's histogram are powers of two: three of them. Any other program's burst makes threads wait once.
-            Self::RunQueue => Scale { floor: 0.5, part: 0.0, least: 0.03, windows: 2, by_factor: true, ..rises },
-            Self::OffCpu => Scale { floor: 0.08, ..rises },
-            Self::Ipc => Scale { floor: 0.03, part: 0.05, windows: 2, falls: true, ..rises },
+            Self::RunQueue => Scale { floor: 0.5, part: 0.0, least: 0.03, by_factor: true, ..twice },
+            Self::OffCpu => Scale { floor: 0.08, at_once: 10.0, ..twice },
+            Self::Ipc => Scale { floor: 0.03, part: 0.05, falls: true, ..twice },
         }
     }
 }
