@@ -11,6 +11,7 @@ use std::cell::RefCell;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,6 +26,7 @@ use cputrace::metrics::counters::CounterSums;
 use cputrace::metrics::encode::{Exposition, encode};
 use cputrace::model::{CounterSubject, LossReason, Recording, Source, Target, Unit};
 use cputrace::serve::{self, Caller, PushOptions, Settings, WebSettings};
+use cputrace::session::cost::Look;
 use cputrace::session::governor::Decision;
 use cputrace::session::{EndReason, Options, Stop, Watch};
 use cputrace::store::{Retention, Store};
@@ -129,6 +131,28 @@ fn windows_follow_each_other() {
     for pair in windows.windows(2) {
         assert!(pair[0].start < pair[1].start);
     }
+}
+
+/// Where windows cannot be taken any more, the session ends with what went wrong: whoever keeps a server running has to notice.
+#[test]
+#[ignore = "needs root"]
+fn a_session_without_a_taker_ends() {
+    if !root() {
+        return;
+    }
+    let _alone = alone();
+    let busy = Running::start(Command::new("sh").args(["-c", "while :; do :; done"]));
+    let (_sender, stop) = mpsc::channel();
+    let started = Instant::now();
+    let on_look = |_: &Look| {
+        assert!(started.elapsed() < Duration::from_secs(60), "it goes on");
+        None
+    };
+    let options = options(busy.0.id());
+    let watch = Watch::start(&options).unwrap();
+    let run = || watch.run(Duration::from_secs(1), &mut |_| panic!("no room"), &on_look, &stop);
+    let panic = catch_unwind(AssertUnwindSafe(run)).unwrap_err();
+    assert_eq!(panic.downcast_ref(), Some(&"no room"));
 }
 
 /// Counters as series: of the host with their coverage, what is missing by its reason and in no other series, of groups as
@@ -388,7 +412,7 @@ fn the_governor_steps_down_and_back() {
     };
     let started = Instant::now();
     let looks = RefCell::new(Vec::new());
-    let on_look = |look: &cputrace::session::cost::Look| {
+    let on_look = |look: &Look| {
         let looks = &mut *looks.borrow_mut();
         looks.push(*look);
         let steps = |wanted| looks.iter().filter(|look| look.decision == Some(wanted)).count();

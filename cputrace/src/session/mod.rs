@@ -194,6 +194,10 @@ impl<'a> Watch<'a> {
     ///
     /// Names are looked up, and `on_window` is called, in a thread of their own: neither holds up the collection. If they
     /// take longer than a window, the next window gets longer; none is left out.
+    ///
+    /// # Panics
+    ///
+    /// If that thread does, with its panic, at the next window's end: what goes on without it would lose all windows in silence.
     pub fn run(
         self,
         window: Duration,
@@ -210,8 +214,7 @@ impl<'a> Watch<'a> {
             let (sender, closed) = mpsc::channel::<Closed>();
             let hand_over = move |window| {
                 unnamed.fetch_add(1, Ordering::Relaxed);
-                // Fails only where the other thread has panicked: that comes out when it is joined.
-                let _ = sender.send(window);
+                sender.send(window).is_ok()
             };
             let names = scope.spawn(move || {
                 own::lower_priority();
@@ -221,7 +224,7 @@ impl<'a> Watch<'a> {
                     unnamed.fetch_sub(1, Ordering::Relaxed);
                 }
             });
-            let has_room = || unnamed.load(Ordering::Relaxed) < MAX_UNNAMED;
+            let has_room = || unnamed.load(Ordering::Relaxed) < MAX_UNNAMED || names.is_finished();
             let windows = Windows { length: window, has_room: &has_room, hand_over: &hand_over, on_look };
             let end = session.run(None, &mut |_| {}, Some(windows), stop);
             session.detach();
@@ -234,6 +237,7 @@ impl<'a> Watch<'a> {
                     Err(RecvTimeoutError::Disconnected) => break,
                 }
             }
+            names.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             end
         })
     }

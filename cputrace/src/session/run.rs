@@ -62,8 +62,8 @@ pub(super) struct Windows<'a> {
     pub(super) length: Duration,
     /// Whether one more can be handed over; where it cannot, the window goes on.
     pub(super) has_room: &'a dyn Fn() -> bool,
-    /// Takes a window that has ended.
-    pub(super) hand_over: &'a dyn Fn(Closed),
+    /// Takes a window that has ended; `false` if there is nobody any more who does, which ends the session.
+    pub(super) hand_over: &'a dyn Fn(Closed) -> bool,
     /// Is told each second what it costs.
     pub(super) on_look: &'a dyn Fn(&Look) -> Option<f64>,
 }
@@ -260,7 +260,9 @@ impl<'a> Session<'a> {
                 && (windows.has_room)()
             {
                 self.end_window();
-                (windows.hand_over)(self.close_window());
+                if !(windows.hand_over)(self.close_window()) {
+                    return EndReason::Stopped;
+                }
                 self.mappings.forget_unused();
             }
             if let Some(command) = &mut command {
