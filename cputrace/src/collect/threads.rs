@@ -98,12 +98,20 @@ impl ThreadTimes {
             names.insert(identity(thread), time.name.clone());
             times.push(time);
         }
-        (self.names, self.before) = (names, before);
+        (self.names, self.before, self.start_ns) = (names, before, now_ns);
+        // One that has ended since then is gone from /proc: its end, which is the next window's, knows its name.
+        if times.iter().any(|time| time.name.is_empty()) {
+            self.drain();
+            let ended: HashMap<_, _> = self.ended.iter().map(|time| (time.tid, &time.name)).collect();
+            for time in times.iter_mut().filter(|time| time.name.is_empty()) {
+                time.name = ended.get(&time.tid).copied().cloned().unwrap_or_default();
+            }
+        }
         times.sort_by_key(|time| (time.pid, time.tid));
         let stats = self.maps.stats()?;
         let before = self.stats_before;
         let lost = |stats: SchedStats| stats.waits_lost + stats.waits_busy;
-        (self.start_ns, self.stats_before) = (now_ns, stats);
+        self.stats_before = stats;
         self.maps.reset_longest_waits();
         let ledger = SchedulerLedger {
             threads_lost: stats.threads_full - before.threads_full,
