@@ -345,7 +345,7 @@ fn write_ledger(out: &mut String, recording: &Recording) -> std::fmt::Result {
     for (count, what) in [
         (unwinding.failed_builds, "files without a table"),
         (unwinding.evictions, "tables dropped to make room"),
-        (unwinding.refused, "tables refused for want of room: raise --unwind-memory"),
+        (unwinding.refused, "tables left out: --unwind-memory has no room for them, or a note says why"),
         (unwinding.put_off, "looks at new processes put off, for very many programs start"),
     ] {
         if count > 0 {

@@ -308,8 +308,9 @@ impl FileTables {
             let first = if count == 0 { Some(0) } else { self.slots.take(count) };
             if let Some(first) = first {
                 loaded.push((first, count));
-                if (first..).zip(chunks).all(|(slot, chunk)| maps.set_chunk(slot, chunk).is_ok()) {
-                    continue;
+                match (first..).zip(chunks).try_for_each(|(slot, chunk)| maps.set_chunk(slot, chunk)) {
+                    Ok(()) => continue,
+                    Err(error) => self.say(format!("unwind tables cannot be put into the kernel: {error}")),
                 }
             }
             self.unload(&loaded);
