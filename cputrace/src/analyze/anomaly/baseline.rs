@@ -19,7 +19,7 @@ pub struct Baseline {
 }
 
 /// What they come to.
-#[derive(Clone, Copy, PartialEq, Debug)]
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct Usual {
     /// Half of them are above.
     pub median: f64,
@@ -47,10 +47,20 @@ impl Baseline {
         self.values.clear();
     }
 
+    /// Forgets the last windows' values.
+    pub fn take_back(&mut self, windows: usize) {
+        self.values.truncate(self.values.len().saturating_sub(windows));
+    }
+
     /// What is usual; `None` while too little is known.
     pub fn usual(&self) -> Option<Usual> {
-        if self.values.len() < WARM_UP {
-            return None;
+        (self.values.len() >= WARM_UP).then(|| self.so_far())
+    }
+
+    /// What is usual by what is known so far; all is 0 where that is nothing.
+    pub fn so_far(&self) -> Usual {
+        if self.values.is_empty() {
+            return Usual::default();
         }
         let mut values: Vec<f32> = self.values.iter().copied().collect();
         let count = values.len() as f64;
@@ -62,7 +72,7 @@ impl Baseline {
         values.iter_mut().for_each(|value| *value = (*value - median).abs());
         let deviation = f64::from(self::median(&mut values)) * NORMAL;
         let (median, largest) = (f64::from(median), f64::from(largest));
-        Some(Usual { median, deviation, mean, standard: variance.sqrt(), largest })
+        Usual { median, deviation, mean, standard: variance.sqrt(), largest }
     }
 }
 

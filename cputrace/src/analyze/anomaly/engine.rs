@@ -8,36 +8,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
-use super::baseline::{Baseline, Usual};
-use super::signal::{Scale, Signal};
-
-/// Robust deviations that are an alarm.
-const ALARM: f64 = 6.0;
-
-/// Below these it is none any more.
-const CALM: f64 = 3.0;
-
-/// Standard deviations that an alarm has to be, too.
-const Z_SCORE: f64 = 3.0;
-
-/// An alarm is so many times as far from what is usual as anything in the last half hour.
-const BEYOND: f64 = 2.0;
-
-/// Calm windows after which it is over.
-const CALM_WINDOWS: u32 = 2;
-
-/// Windows after which what has not ended is usual.
-const MOST_WINDOWS: u32 = 90;
+use super::newcomers::Newcomers;
+use super::signal::Signal;
+use super::track::{CALM_WINDOWS, Outcome, Track};
 
 /// Windows without it after which a group is forgotten.
 const FORGOTTEN: u32 = 60;
-
-/// Reports in [`REPORTS_OF`] after which what is as large is usual.
-const REPORTS: usize = 2;
-const REPORTS_OF: Duration = Duration::from_hours(24);
-
-/// As large: at least this part.
-const AS_LARGE: f64 = 0.8;
 
 /// What a group's signal came to in a window.
 #[derive(Clone, Copy, Debug)]
@@ -97,54 +73,41 @@ pub enum Change {
     Ended(Alarm),
 }
 
-/// One signal of one group.
-#[derive(Debug, Default)]
-struct Track {
-    baseline: Baseline,
-    /// Its last score.
-    score: Option<f64>,
-    /// Windows since it was observed.
-    absent: u32,
-    /// The last windows' values, if those are alarming but too few.
-    pending: Vec<f64>,
-    deviant: Option<Deviant>,
-    /// When it was reported, and how far from usual it was.
-    reports: Vec<(SystemTime, f64)>,
-}
-
-impl Track {
-    /// Alarming windows that were too few for an alarm are what happens now and then.
-    fn settle(&mut self) {
-        for value in self.pending.drain(..) {
-            self.baseline.add(value);
-        }
-    }
-}
-
-/// A signal that is not as usual now.
-#[derive(Clone, Copy, Debug)]
-struct Deviant {
-    /// Since it began to be, with those before it was reported.
-    windows: u32,
-    calm: u32,
-}
-
 /// All groups.
 #[derive(Debug, Default)]
 pub struct Engine {
     tracks: BTreeMap<String, BTreeMap<Signal, Track>>,
+    newcomers: Newcomers,
     alarms: BTreeMap<String, Alarm>,
+}
+
+/// What a window's values mean.
+#[derive(Default)]
+struct News {
+    begins: BTreeMap<String, Vec<Reading>>,
+    goes_on: BTreeMap<String, Vec<Reading>>,
+    became_usual: BTreeSet<String>,
+}
+
+impl News {
+    fn add(&mut self, group: &str, outcome: Outcome) {
+        match outcome {
+            Outcome::Usual => {}
+            Outcome::Begins(reading) => self.begins.entry(group.to_owned()).or_default().push(reading),
+            Outcome::GoesOn(reading) => self.goes_on.entry(group.to_owned()).or_default().push(reading),
+            Outcome::BecameUsual => _ = self.became_usual.insert(group.to_owned()),
+        }
+    }
 }
 
 impl Engine {
     /// Takes a window's values. A group that is not among them did nothing.
     pub fn window(&mut self, start: SystemTime, end: SystemTime, observations: &[Observation<'_>]) -> Vec<Change> {
-        let mut begins: BTreeMap<String, Vec<Reading>> = BTreeMap::new();
-        let mut goes_on: BTreeMap<String, Vec<Reading>> = BTreeMap::new();
-        let mut usual_now: BTreeSet<String> = BTreeSet::new();
+        let mut news = News::default();
         for track in self.tracks.values_mut().flat_map(BTreeMap::values_mut) {
             track.absent += 1;
         }
+        let mut is_new = Vec::with_capacity(observations.len());
         for observation in observations {
             let signals = match self.tracks.get_mut(observation.group) {
                 Some(signals) => signals,
@@ -152,39 +115,39 @@ impl Engine {
             };
             let track = signals.entry(observation.signal).or_default();
             track.absent = 0;
-            step(track, observation, end, (&mut begins, &mut goes_on, &mut usual_now));
+            is_new.push(track.is_new());
+            news.add(observation.group, track.step(observation, observation.signal.scale(), end));
+        }
+        for arrival in self.newcomers.window(observations, &is_new, end) {
+            let signals = self.tracks.get_mut(arrival.group);
+            if let Some(track) = signals.and_then(|signals| signals.get_mut(&arrival.reading.signal)) {
+                track.deviates(arrival.windows);
+                news.add(arrival.group, Outcome::Begins(arrival.reading));
+            }
         }
         // What is not there takes nothing. That ends an alarm, but says nothing of what is usual while it is there: a job that comes
         // now and then is no anomaly each time.
         for (group, signals) in &mut self.tracks {
             for (&signal, track) in signals.iter_mut().filter(|(_, track)| track.absent > 0) {
-                if track.deviant.is_some() && matches!(signal, Signal::Cpu | Signal::OffCpu) {
+                if track.is_deviant() && matches!(signal, Signal::Cpu | Signal::OffCpu) {
                     let nothing = Observation { group, signal, value: 0.0, seasonal: None };
-                    step(track, &nothing, end, (&mut begins, &mut goes_on, &mut usual_now));
+                    news.add(group, track.step(&nothing, signal.scale(), end));
                 } else {
-                    track.settle();
-                    track.score = None;
-                    track.deviant = None;
+                    track.skip();
                 }
             }
             signals.retain(|_, track| track.absent < FORGOTTEN);
         }
         self.tracks.retain(|_, signals| !signals.is_empty());
-        self.changes(start, end, begins, &goes_on, &usual_now)
+        self.changes(start, end, news)
     }
 
-    fn changes(
-        &mut self,
-        start: SystemTime,
-        end: SystemTime,
-        begins: BTreeMap<String, Vec<Reading>>,
-        goes_on: &BTreeMap<String, Vec<Reading>>,
-        usual_now: &BTreeSet<String>,
-    ) -> Vec<Change> {
+    fn changes(&mut self, start: SystemTime, end: SystemTime, news: News) -> Vec<Change> {
+        let News { begins, goes_on, became_usual } = news;
         let window = end.duration_since(start).unwrap_or_default();
         let mut changes = Vec::new();
         let mut updated = BTreeSet::new();
-        for (group, readings) in goes_on {
+        for (group, readings) in &goes_on {
             let Some(alarm) = self.alarms.get_mut(group) else { continue };
             for reading in readings.iter().filter(|reading| reading.signal == alarm.reading.signal) {
                 if reading.score > alarm.worst.score {
@@ -219,8 +182,8 @@ impl Engine {
             }
             let mut readings = readings.into_iter();
             let Some(reading) = readings.next() else { continue };
-            let deviant = self.tracks.get(&group).and_then(|signals| signals.get(&reading.signal)?.deviant);
-            let before = window * deviant.map_or(0, |deviant| deviant.windows - 1);
+            let track = self.tracks.get(&group).and_then(|signals| signals.get(&reading.signal));
+            let before = window * track.map_or(0, |track| track.deviant_windows().saturating_sub(1));
             let alarm = Alarm {
                 group: group.clone(),
                 start: start.checked_sub(before).unwrap_or(start),
@@ -241,15 +204,14 @@ impl Engine {
         let updated = updated.iter().filter(|group| !started(group));
         news.extend(updated.filter_map(|group| self.alarms.get(group)).cloned().map(Change::Updated));
         let tracks = &self.tracks;
-        let is_deviant = |group: &String| {
-            tracks.get(group).is_some_and(|signals| signals.values().any(|track| track.deviant.is_some()))
-        };
+        let is_deviant =
+            |group: &String| tracks.get(group).is_some_and(|signals| signals.values().any(Track::is_deviant));
         let over: Vec<_> = self.alarms.keys().filter(|group| !is_deviant(group)).cloned().collect();
         for mut alarm in over.iter().filter_map(|group| self.alarms.remove(group)) {
             // It was over before the windows that showed it.
-            let calm = if usual_now.contains(&alarm.group) { Duration::ZERO } else { window * CALM_WINDOWS };
+            let calm = if became_usual.contains(&alarm.group) { Duration::ZERO } else { window * CALM_WINDOWS };
             let over = end.checked_sub(calm).unwrap_or(end).max(alarm.start);
-            (alarm.end, alarm.became_usual) = (Some(over), usual_now.contains(&alarm.group));
+            (alarm.end, alarm.became_usual) = (Some(over), became_usual.contains(&alarm.group));
             news.push(Change::Ended(alarm));
         }
         news
@@ -262,8 +224,7 @@ impl Engine {
             let Some(track) = signals.get_mut(&reading.signal) else { continue };
             let scale = reading.signal.scale();
             let excess = scale.compared(reading.value) - scale.compared(reading.usual);
-            track.reports.retain(|(reported, _)| at.duration_since(*reported).is_ok_and(|since| since < REPORTS_OF));
-            track.reports.push((at, excess));
+            track.report(at, excess);
         }
     }
 
@@ -279,82 +240,6 @@ impl Engine {
     pub fn open(&self) -> impl Iterator<Item = &Alarm> {
         self.alarms.values()
     }
-}
-
-type Outcomes<'a> =
-    (&'a mut BTreeMap<String, Vec<Reading>>, &'a mut BTreeMap<String, Vec<Reading>>, &'a mut BTreeSet<String>);
-
-/// Takes one value of one signal: does it begin to be unusual, does that go on, has it become usual?
-fn step(track: &mut Track, observation: &Observation<'_>, end: SystemTime, (begins, goes_on, usual_now): Outcomes<'_>) {
-    let &Observation { group, signal, value, seasonal } = observation;
-    let scale = signal.scale();
-    let compared = scale.compared(value);
-    let Some(mut usual) = track.baseline.usual() else {
-        track.score = None;
-        track.baseline.add(compared);
-        return;
-    };
-    if let Some(seasonal) = seasonal.map(|seasonal| scale.compared(seasonal)) {
-        usual.median = usual.median.max(seasonal);
-        usual.mean = usual.mean.max(seasonal);
-    }
-    let score = robust_score(compared, &usual, scale);
-    track.score = Some(score);
-    let reading = Reading { signal, value, usual: scale.value(usual.median), score };
-    if let Some(deviant) = &mut track.deviant {
-        deviant.windows += 1;
-        if score < CALM {
-            deviant.calm += 1;
-        } else {
-            deviant.calm = 0;
-        }
-        if deviant.calm >= CALM_WINDOWS {
-            track.deviant = None;
-            track.baseline.add(compared);
-        } else if deviant.windows >= MOST_WINDOWS {
-            track.deviant = None;
-            track.baseline.clear();
-            track.baseline.add(compared);
-            usual_now.insert(group.to_owned());
-        } else {
-            goes_on.entry(group.to_owned()).or_default().push(reading);
-        }
-        return;
-    }
-    if is_alarm(compared, score, value, &usual, scale) && !is_known(track, compared - usual.median, end) {
-        track.pending.push(compared);
-        if track.pending.len() < scale.windows && score < scale.at_once {
-            return;
-        }
-        let windows = track.pending.drain(..).count() as u32;
-        track.deviant = Some(Deviant { windows, calm: 0 });
-        begins.entry(group.to_owned()).or_default().push(reading);
-    } else {
-        track.settle();
-        track.baseline.add(compared);
-    }
-}
-
-fn noise(usual: &Usual, scale: Scale) -> f64 {
-    scale.floor.max(scale.part * scale.value(usual.median).abs())
-}
-
-fn robust_score(compared: f64, usual: &Usual, scale: Scale) -> f64 {
-    (compared - usual.median) / usual.deviation.max(noise(usual, scale))
-}
-
-fn is_alarm(compared: f64, score: f64, value: f64, usual: &Usual, scale: Scale) -> bool {
-    let z_score = (compared - usual.mean) / usual.standard.max(noise(usual, scale));
-    let is_new = compared - usual.median > BEYOND * (usual.largest - usual.median);
-    score >= ALARM && z_score >= Z_SCORE && is_new && value >= scale.least
-}
-
-/// Whether as much has been reported often enough.
-fn is_known(track: &Track, excess: f64, now: SystemTime) -> bool {
-    let recent = |(at, reported): &&(SystemTime, f64)| {
-        now.duration_since(*at).is_ok_and(|since| since < REPORTS_OF) && *reported >= AS_LARGE * excess
-    };
-    track.reports.iter().filter(recent).count() >= REPORTS
 }
 
 #[cfg(test)]
@@ -600,6 +485,58 @@ mod tests {
         }
         assert_eq!(run.started(), [(920, "job", Signal::Cpu)]);
         assert_eq!(run.ended(), 1);
+    }
+
+    /// A program that was never there before and takes a CPU is reported within two windows, whenever in a window it begins, and is
+    /// over when it ends; so is a lock that its threads fight for. The next time it is known.
+    #[test]
+    fn new_programs_are_reported_once() {
+        for tenths in 1..=10 {
+            let first = f64::from(tenths) / 10.0;
+            let mut run = Run::default();
+            for window in 0..400_u32 {
+                let part = |begins: u32| match window {
+                    window if window == begins => first,
+                    window if (begins + 1..begins + 20).contains(&window) => 1.0,
+                    _ => 0.0,
+                };
+                let (spins, fights) = (part(100) + part(300), 2.0 * part(200));
+                let mut values = vec![("idle", Signal::Cpu, 0.01), ("idle", Signal::OffCpu, 0.0)];
+                if spins > 0.0 {
+                    values.extend([("miner", Signal::Cpu, spins), ("miner", Signal::OffCpu, 0.0)]);
+                }
+                if fights > 0.0 {
+                    values.extend([("fight", Signal::Cpu, 0.1), ("fight", Signal::OffCpu, fights)]);
+                }
+                run.window(&values);
+            }
+            let started = run.started();
+            let known: Vec<_> = started.iter().map(|&(_, group, signal)| (group, signal)).collect();
+            assert_eq!(known, [("miner", Signal::Cpu), ("fight", Signal::OffCpu)], "{first} of a window in the first");
+            assert!(started[0].0 <= 101 && started[1].0 <= 201, "{started:?}");
+            assert_eq!(run.ended(), 2);
+        }
+    }
+
+    /// New programs that take less, or for a moment, are none; nor are any where new ones come all the time.
+    #[test]
+    fn new_jobs_are_ordinary() {
+        let mut run = Run::default();
+        for window in 0..400_u32 {
+            let name = format!("job{window}");
+            let job = match window {
+                100 | 150 | 200 => Some((&*name, Signal::Cpu, 0.8)),
+                250..256 => Some(("small", Signal::Cpu, 0.5)),
+                _ => None,
+            };
+            run.window(&[Some(("idle", Signal::Cpu, 0.01)), job].into_iter().flatten().collect::<Vec<_>>());
+        }
+        assert_eq!(run.started(), []);
+        let mut run = Run::default();
+        for window in 0..400_u32 {
+            run.window(&[("idle", Signal::Cpu, 0.01), (&format!("build{}", window / 8), Signal::Cpu, 1.0)]);
+        }
+        assert_eq!(run.started(), []);
     }
 
     /// Groups that have gone are forgotten.

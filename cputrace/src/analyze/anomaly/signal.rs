@@ -39,6 +39,8 @@ pub(super) struct Scale {
     pub(super) windows: usize,
     /// unless one is so many robust deviations away.
     pub(super) at_once: f64,
+    /// Windows after which a value counts as usual.
+    pub(super) late: usize,
     /// Whether less is worse.
     pub(super) falls: bool,
     /// Whether a factor counts, not a difference.
@@ -74,8 +76,16 @@ impl Signal {
     /// alarm in the second window in a row, or with 0.8 threads more. A fight that keeps 1.6 threads waiting or more is reported
     /// within 15 seconds by that, whenever in a window of 10 seconds it begins.
     pub(super) fn scale(self) -> Scale {
-        let rises =
-            Scale { floor: 0.05, part: 0.1, least: 0.0, windows: 1, at_once: 0.0, falls: false, by_factor: false };
+        let rises = Scale {
+            floor: 0.05,
+            part: 0.1,
+            least: 0.0,
+            windows: 1,
+            at_once: 0.0,
+            late: 0,
+            falls: false,
+            by_factor: false,
+        };
         let twice = Scale { windows: 2, at_once: f64::INFINITY, ..rises };
         match self {
             Self::Cpu => rises,
@@ -84,6 +94,15 @@ impl Signal {
             Self::OffCpu => Scale { floor: 0.08, at_once: 10.0, ..twice },
             Self::Ipc => Scale { floor: 0.03, part: 0.05, falls: true, ..twice },
         }
+    }
+}
+
+impl Signal {
+    /// The same for what new programs do together: at least 0.6 cores or 1.2 threads more in two windows in a row, or 0.9 or 1.8 at
+    /// once. A job of a few seconds is none, nor one that waits for a disk.
+    pub(super) fn scale_of_newcomers(self) -> Scale {
+        let floor = if self == Self::Cpu { 0.1 } else { 0.2 };
+        Scale { floor, windows: 2, at_once: 9.0, late: 2, ..self.scale() }
     }
 }
 
