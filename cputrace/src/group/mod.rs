@@ -2,6 +2,7 @@
 //!
 //! - [`facts`]: what `/proc` says of a process.
 //! - [`rule`]: which group that puts it into.
+//! - [`split`]: which part of its time was in the kernel.
 //! - [`window`]: what each process did in a window.
 //!
 //! Sums grow by what each window brought, by the account of the threads' time, which knows of processes that lived shorter
@@ -9,6 +10,7 @@
 
 pub mod facts;
 pub mod rule;
+mod split;
 mod window;
 
 use std::collections::{BTreeMap, HashMap};
@@ -20,6 +22,7 @@ use rustc_hash::FxBuildHasher;
 use crate::model::{Recording, WaitHistogram};
 use facts::Facts;
 use rule::{Rule, RuleError, RuleText};
+use split::{Unsplit, part};
 use window::{InWindow, Processes, add};
 
 /// The group of those for which there is no other, or no room.
@@ -113,40 +116,6 @@ struct Group {
     unsplit: Unsplit,
     /// When its last process ended, if there is none any more.
     empty_since: Option<Instant>,
-}
-
-/// Time on the CPU that the kernel does not split: each such process has hardly a sample, all of a group have many.
-#[derive(Default)]
-struct Unsplit {
-    on_cpu_ns: u64,
-    /// The part of that which is not split yet.
-    open_ns: u64,
-    system_ns: u64,
-    samples: u64,
-    samples_kernel: u64,
-}
-
-impl Unsplit {
-    /// Adds what a process did in the window.
-    fn add(&mut self, process: &InWindow) {
-        self.on_cpu_ns += process.on_cpu_ns;
-        self.open_ns += process.on_cpu_ns;
-        self.samples += process.samples();
-        self.samples_kernel += process.samples_kernel;
-    }
-
-    /// How much more of the time was in the kernel, now that the window's processes are in it; never less.
-    fn settle(&mut self) -> u64 {
-        let system_ns = part(self.on_cpu_ns, self.samples_kernel, self.samples);
-        let more = system_ns.saturating_sub(self.system_ns).min(std::mem::take(&mut self.open_ns));
-        self.system_ns += more;
-        more
-    }
-}
-
-/// `part` of `whole` of a time; nothing of nothing.
-fn part(ns: u64, part: u64, whole: u64) -> u64 {
-    if whole == 0 { 0 } else { (ns as f64 * (part as f64 / whole as f64)) as u64 }
 }
 
 /// A living process.

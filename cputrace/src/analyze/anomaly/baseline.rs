@@ -52,9 +52,14 @@ impl Baseline {
         self.values.truncate(self.values.len().saturating_sub(windows));
     }
 
+    /// Whether enough is known to say what is usual.
+    pub fn is_enough(&self) -> bool {
+        self.values.len() >= WARM_UP
+    }
+
     /// What is usual; `None` while too little is known.
     pub fn usual(&self) -> Option<Usual> {
-        (self.values.len() >= WARM_UP).then(|| self.so_far())
+        self.is_enough().then(|| self.so_far())
     }
 
     /// What is usual by what is known so far; all is 0 where that is nothing.

@@ -133,7 +133,7 @@ impl Engine {
                     let nothing = Observation { group, signal, value: 0.0, seasonal: None };
                     news.add(group, track.step(&nothing, signal.scale(), end));
                 } else {
-                    track.skip();
+                    track.not_observed();
                 }
             }
             signals.retain(|_, track| track.absent < FORGOTTEN);

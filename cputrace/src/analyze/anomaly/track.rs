@@ -83,11 +83,11 @@ impl Track {
 
     /// Whether too little is known to judge it.
     pub(super) fn is_new(&self) -> bool {
-        self.deviant.is_none() && self.baseline.usual().is_none()
+        self.deviant.is_none() && !self.baseline.is_enough()
     }
 
     /// It was not observed; that says nothing of what is usual.
-    pub(super) fn skip(&mut self) {
+    pub(super) fn not_observed(&mut self) {
         self.settle();
         self.score = None;
         self.deviant = None;
